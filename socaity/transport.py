@@ -1,0 +1,170 @@
+"""The seam between the client and a wire, written for people who add a transport.
+
+Subclass `Transport`, implement `describe` and either `run` (one request that answers) or `submit` and `watch` (a service
+that keeps jobs), register the class under the entry-point group `socaity.transports` with the URL scheme as its name, and
+run `socaity.testing.TransportContract` against it. Everything runs on one asyncio loop that socaity owns: never block it.
+
+What a transport does not do: retry, route, limit or record. Those are wrapped around it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from .exceptions import JobLost, ProtocolError, SocaityError, TransportError, from_problem
+from .protocol.events import JobEvent
+
+if TYPE_CHECKING:
+    from .protocol.description import EndpointDescription, ServiceDescription
+
+__all__ = ["Call", "Target", "Transport", "open_transport"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to connect and as whom. `app` is set instead of a URL for a router or ASGI app in this process."""
+
+    url: str
+    api_key: str | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    timeout: float = 10.0
+    app: Any = None
+
+    @property
+    def scheme(self) -> str:
+        return self.url.partition(":")[0].lower()
+
+    def all_headers(self) -> dict[str, str]:
+        """The headers of every request, with the key as a bearer token."""
+        headers = dict(self.headers)
+        if self.api_key is not None:
+            headers.setdefault("Authorization", f"Bearer {self.api_key}")
+        return headers
+
+
+class Call(Protocol):
+    """What a transport needs of a job: what to send, and where its events go.
+
+    All methods are called on the loop of the transport. `id` is the idempotency key: every try carries the same.
+    `seq` is the last numbered event that was delivered; a resumed watch starts after it.
+    """
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def endpoint(self) -> EndpointDescription: ...
+    @property
+    def arguments(self) -> Mapping[str, Any]: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def is_done(self) -> bool: ...
+
+    def deliver(self, event: JobEvent) -> None:
+        """Hand over an event. Late or repeated ones are ignored by the job."""
+
+    def accept(self) -> None:
+        """The service has the job: from here on a broken wire may be mended by watching it again, not by a new try."""
+
+    def succeed(self, value: Any) -> None:
+        """The result; the same as a `result` event without a number."""
+
+    def fail(self, error: SocaityError) -> None:
+        """The job ended in `error`, or was refused if it was not accepted."""
+
+
+class Transport(ABC):
+    """One wire to one service. Made by `open` without any input or output; used on one loop; closed once."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, target: Target) -> Self:
+        """A transport for `target`; connects when it is first used."""
+
+    @abstractmethod
+    async def describe(self) -> ServiceDescription:
+        """Ask the service what can be called. Raises ConnectError, TransportTimeout, ProtocolError or APIError."""
+
+    async def submit(self, call: Call) -> None:
+        """Hand the job over; on return the service has it. Raises APIError if it refuses."""
+        raise NotImplementedError(f"{type(self).__name__} implements neither submit() and watch() nor run()")
+
+    def watch(self, job_id: str, *, after: int = 0) -> AsyncIterator[JobEvent]:
+        """The events of a job after number `after`; ends with the terminal one. Raises NotFoundError."""
+        raise NotImplementedError(f"{type(self).__name__} cannot attach to a job by its id")
+
+    @abstractmethod
+    async def cancel(self, job_id: str) -> None:
+        """Stop the job; returns when the service has confirmed. A job that has ended is no error."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close the wire; running jobs stay with the service."""
+
+    async def run(self, call: Call) -> AsyncIterator[JobEvent]:
+        """One call from submit to its terminal event."""
+        await self.submit(call)
+        call.accept()
+        async for event in self.watch(call.id, after=call.seq):
+            yield event
+
+    def start(self, calls: Sequence[Call]) -> None:
+        """Start a burst of calls; returns at once. The default runs a task per call.
+
+        A transport that carries many calls in one frame overrides this and needs no task.
+        """
+        for call in calls:
+            self._spawn(self._drive(call, self.run(call)))
+
+    def attach(self, call: Call) -> None:
+        """Follow a job that was submitted before, from another process perhaps."""
+        call.accept()
+        self._spawn(self._drive(call, self.watch(call.id, after=call.seq)))
+
+    def _spawn(self, coroutine: Any) -> None:
+        tasks: set[asyncio.Task[None]] = self.__dict__.setdefault("_tasks", set())
+        task = asyncio.get_running_loop().create_task(coroutine)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    async def _drive(self, call: Call, events: AsyncIterator[JobEvent]) -> None:
+        """Deliver the events of one call; whatever happens, the call ends."""
+        try:
+            async for event in events:
+                call.deliver(event)
+                if event.is_terminal:
+                    return
+            raise ProtocolError("the service ended the events of the job without saying how the job ended")
+        except SocaityError as exc:
+            call.fail(exc)
+        except asyncio.CancelledError:
+            if not call.is_done:
+                call.fail(JobLost("the connection was closed while the job was running", job_id=call.id))
+            raise
+        except Exception as exc:  # the edge of the task: a fault of the adapter must not hang the caller
+            error = TransportError(f"the transport failed: {type(exc).__name__}: {exc}")
+            error.__cause__ = exc
+            call.fail(error)
+
+    async def _cancel_tasks(self) -> None:
+        """For `aclose` of transports that use the default `start`."""
+        tasks = list(self.__dict__.get("_tasks", ()))
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def open_transport(target: Target, *, name: str | None = None) -> Transport:
+    """The transport for a target, found by its scheme, or by `name`. Raises ConfigurationError for an unknown one."""
+    from ._registry import find_transport
+
+    return find_transport(target.scheme, name).open(target)
+
+
+def error_from_event(event: JobEvent, job_id: str) -> SocaityError:
+    """The exception that an `error` event stands for."""
+    return from_problem(event.data if isinstance(event.data, Mapping) else {}, job_id=job_id)
