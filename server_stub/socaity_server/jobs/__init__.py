@@ -1,0 +1,1 @@
+"""Jobs: the seam (`backend`) and what keeps them (`memory`)."""
