@@ -1,0 +1,48 @@
+"""When a refused submit is tried again, and after how long: pure policy."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .exceptions import APIError, ConnectError, SocaityError
+
+__all__ = ["RetryPolicy"]
+
+_RETRIED_STATUS = frozenset({408, 425, 429, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Full-jitter exponential back-off: before try n+1 wait a random time up to `min(max_delay, base_delay · 2ⁿ)` seconds.
+
+    A `Retry-After` of the service is the least that is waited. Only what is known not to have run is tried again: a refused
+    connection, and the statuses 408, 425, 429, 502, 503 and 504 before the job was accepted. `max_time` bounds the whole,
+    in seconds. `RetryPolicy(attempts=1)` never tries again.
+
+    Source of the formula: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+    """
+
+    attempts: int = 6
+    base_delay: float = 0.1
+    max_delay: float = 10.0
+    max_time: float = 60.0
+
+    def next_delay(
+        self, attempt: int, error: SocaityError, elapsed: float, uniform: Callable[[float, float], float] = random.uniform
+    ) -> float | None:
+        """Seconds to wait after failed try number `attempt` (from 1), or None to give up."""
+        if attempt >= self.attempts or not self.is_retried(error):
+            return None
+        delay = uniform(0.0, min(self.max_delay, self.base_delay * 2**attempt))
+        retry_after = getattr(error, "retry_after", None)
+        if retry_after is not None:
+            delay += retry_after  # the jitter is added, so that those who were refused together do not return together
+        return delay if elapsed + delay <= self.max_time else None
+
+    @staticmethod
+    def is_retried(error: SocaityError) -> bool:
+        if isinstance(error, ConnectError):
+            return True
+        return isinstance(error, APIError) and error.status in _RETRIED_STATUS
