@@ -1,0 +1,55 @@
+# Each verb makes its own virtual environment when there is none or when pyproject.toml has changed.
+PYTHON  ?= python3
+PYTHONS ?= python3.11 python3.12 python3.13
+VENV    ?= .venv
+ARGS    ?=
+
+bin := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint bench docs test-full
+
+demo: $(VENV)/.runtime
+	$(bin)/python examples/demo.py
+
+test: $(VENV)/.dev
+	$(bin)/coverage erase
+	$(bin)/coverage run -m pytest $(ARGS)
+	$(bin)/coverage combine --quiet
+	$(bin)/coverage report
+
+lint: $(VENV)/.dev
+	$(bin)/ruff check
+	$(bin)/ruff format --check
+	$(bin)/mypy
+	$(bin)/pyright --pythonpath $(bin)/python
+	$(bin)/lint-imports
+
+bench: $(VENV)/.dev
+	$(bin)/python benchmarks/run.py $(ARGS)
+
+docs: $(VENV)/.dev
+	$(bin)/python -m pytest tests/test_docs.py
+
+# All tests, also the long ones, on every supported Python, each in its own environment (.venv-3.X).
+test-full:
+	@for python in $(PYTHONS); do \
+	    $$python -c '' 2>/dev/null || { \
+	        echo "make test-full: cannot run '$$python'; install it or name the interpreters: make test-full PYTHONS='…'" >&2; \
+	        exit 1; \
+	    }; \
+	done
+	@set -e; for python in $(PYTHONS); do \
+	    version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	    $(MAKE) --no-print-directory test PYTHON="$$python" VENV=".venv-$$version" ARGS="--long $(ARGS)"; \
+	done
+
+$(VENV)/.runtime: pyproject.toml
+	test -x $(bin)/python || $(PYTHON) -m venv $(VENV)
+	$(bin)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(bin)/python -m pip install --quiet --editable ".[server,onnx]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(bin)/python -m pip install --quiet --group dev
+	@touch $@
