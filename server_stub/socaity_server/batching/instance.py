@@ -1,0 +1,159 @@
+"""One instance of a model: a thread that runs one batch at a time and reports back to the loop, once per batch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+
+from socaity.exceptions import ServerError
+
+__all__ = ["Call", "Instance", "Part"]
+
+Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
+
+_logger = logging.getLogger(__name__)
+
+
+class Call(Protocol):
+    """What a batch is made of."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def inputs(self) -> Arrays: ...
+
+
+C = TypeVar("C", bound=Call)
+
+
+class Part(NamedTuple, Generic[C]):
+    """Calls that ended together: with the outputs of all of them, row after row, or with one error."""
+
+    calls: list[C]
+    outputs: Arrays | None
+    error: BaseException | None
+
+    @property
+    def rows(self) -> int:
+        """The rows of all calls."""
+        return sum(call.rows for call in self.calls)
+
+
+class Instance(Generic[C]):
+    """A dedicated thread for `run`. `finished(instance, parts)` is called on `loop` after every batch.
+
+    The thread is a daemon: a model that never returns must not keep the process alive.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Arrays], Arrays],
+        loop: asyncio.AbstractEventLoop,
+        finished: Callable[[Instance[C], list[Part[C]]], None],
+        *,
+        name: str,
+        replay: bool,
+    ) -> None:
+        self.batch: list[C] = []
+        self.started_at = 0.0
+        self.stopped = asyncio.Event()
+        self._run = run
+        self._loop = loop
+        self._finished = finished
+        self._replay = replay
+        self._queue: queue.SimpleQueue[list[C] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def start(self, batch: list[C], now: float) -> None:
+        """Run `batch`; the instance must be free."""
+        self.batch = batch
+        self.started_at = now
+        self._queue.put(batch)
+
+    def stop(self) -> None:
+        """End the thread after the batch it runs; `stopped` is set then."""
+        self._queue.put(None)
+
+    def join(self) -> None:
+        """Wait for the last instructions of a thread that has stopped."""
+        self._thread.join(timeout=1.0)
+
+    def _work(self) -> None:
+        while self._work_once():
+            pass
+        self._tell(self.stopped.set)
+
+    def _work_once(self) -> bool:
+        # A function of its own, so that an idle thread keeps no arrays alive.
+        batch = self._queue.get()
+        if batch is not None:
+            self._tell(self._report, self._outcome(batch))
+        return batch is not None
+
+    def _tell(self, callback: Callable[..., None], *args: object) -> None:
+        # A loop that was closed before its batchers takes no more calls: there is nobody left to tell.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback, *args)
+
+    def _report(self, parts: list[Part[C]]) -> None:
+        self.batch = []
+        self._finished(self, parts)
+
+    def _outcome(self, calls: list[C]) -> list[Part[C]]:
+        """Run `calls` together, and in halves if that fails."""
+        try:
+            outputs = self._run(_joined_inputs(calls))
+        except (
+            BaseException
+        ) as exc:  # the edge: an error that got past it would leave the calls waiting for ever
+            if len(calls) == 1 or not self._replay:
+                return [Part(calls, None, _as_error(exc))]
+            _logger.debug(
+                "A batch of %d calls raised %s; running its halves.", len(calls), type(exc).__name__
+            )
+        else:
+            wrong = _what_is_wrong(outputs, sum(call.rows for call in calls))
+            if wrong is None:
+                return [Part(calls, outputs, None)]
+            return [Part(calls, None, ServerError(wrong, code="model_error"))]
+        middle = len(calls) // 2
+        return self._outcome(calls[:middle]) + self._outcome(calls[middle:])
+
+
+def _joined_inputs(calls: list[C]) -> Arrays:
+    if len(calls) == 1:
+        return calls[0].inputs
+    return {name: np.concatenate([call.inputs[name] for call in calls]) for name in calls[0].inputs}
+
+
+def _as_error(exc: BaseException) -> Exception:
+    if isinstance(exc, Exception):
+        return exc
+    # SystemExit and its like must not stop the loop when the caller raises them there.
+    error = ServerError(f"The model tried to end its thread with {type(exc).__name__}.", code="model_error")
+    error.__cause__ = exc
+    return error
+
+
+def _what_is_wrong(outputs: object, rows: int) -> str | None:
+    """Why `outputs` cannot be handed out to calls of `rows` rows, or None."""
+    if not isinstance(outputs, dict) or not outputs:
+        returned = "an empty dict" if isinstance(outputs, dict) else type(outputs).__name__
+        return f"The model must return a dict of arrays, but returned {returned}."
+    for name, array in outputs.items():
+        if not isinstance(array, np.ndarray):
+            return f"The model's output {name!r} must be an array, not {type(array).__name__}."
+        if array.shape[:1] != (rows,):
+            return (
+                f"The model got {rows} rows, but its output {name!r} has the shape {array.shape}. "
+                "Its first axis must be the batch; otherwise turn batching off for this model."
+            )
+    return None
