@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-# These belong to an event loop and end with it.
-LOOP_THREADS = ("AnyIO worker thread", "asyncio_")
+# Workers of an event loop, which end with it, and the clock of pytest-timeout.
+OTHER_THREADS = ("AnyIO worker thread", "asyncio_", "pytest_timeout")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,7 +34,7 @@ def no_thread_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     left = [t for t in threading.enumerate() if t not in before and not t.daemon]
-    left = [t for t in left if not t.name.startswith(LOOP_THREADS)]
+    left = [t for t in left if not t.name.startswith(OTHER_THREADS)]
     for thread in left:
         thread.join(timeout=2)
     assert not [t for t in left if t.is_alive()]
