@@ -10,58 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterable
-from typing import Any, TypeAlias
-
-import numpy as np
+from collections.abc import Callable, Iterable
 
 from socaity.exceptions import InvalidInputError, ServerError
 
 from .instance import Instance, Part
-from .policy import Entry, WaitingRoom, row_slices
+from .policy import WaitingRoom
+from .ticket import Arrays, OnDone, SplitTicket, Ticket, bucket_key
 
 __all__ = ["Batcher", "Ticket"]
 
-Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
-OnDone: TypeAlias = Callable[[Arrays | None, BaseException | None], None]
-
 _logger = logging.getLogger(__name__)
-_NO_ARRAYS: Arrays = {}
 _MEMORY = 0.9  # of the drain rate: an older batch counts 0.9 times the next one
 _UNMEASURED_RETRY = 1.0
-
-
-class Ticket(Entry):
-    """A submitted call. Its outcome goes to `on_done`, once, unless it is cancelled first."""
-
-    __slots__ = ("_room", "inputs", "on_done")
-
-    def __init__(
-        self,
-        room: WaitingRoom[Ticket],
-        key: Hashable,
-        inputs: Arrays,
-        rows: int,
-        on_done: OnDone,
-        arrived: float,
-    ) -> None:
-        # Not super().__init__: this runs once per call, and the extra call costs a tenth of it.
-        self.key = key
-        self.rows = rows
-        self.arrived = arrived
-        self.order = 0
-        self.waiting = False
-        self.bucket = None
-        self.inputs = inputs
-        self.on_done: OnDone | None = on_done
-        self._room = room
-
-    def cancel(self) -> None:
-        """Take the call back: it does not run if it still waits, and `on_done` is not called any more."""
-        self.on_done = None
-        if self.waiting:
-            self._room.discard(self)
-            self.inputs = _NO_ARRAYS
 
 
 class Batcher:
@@ -69,7 +30,8 @@ class Batcher:
 
     `run` gets the inputs of a batch and gives its outputs, both with one row per row of the calls; it is called on
     `instances` dedicated threads at once. It must not write to its inputs: a batch of one call gets the caller's own
-    arrays. With `max_batch_wait` (seconds) an idle instance waits that long for a fuller batch.
+    arrays. With `max_batch_wait` (seconds) an idle instance waits that long for a fuller batch;
+    event loops count in milliseconds, so that less than one may be none.
 
     A batch that raises is run again in halves, so that only the calls that fail alone get the error; `replay=False`
     turns that off for models with side effects. At most `queue_rows` rows wait; rows that run do not count.
@@ -101,8 +63,8 @@ class Batcher:
         self._replay = replay
         self._waiting: WaitingRoom[Ticket] = WaitingRoom(max_batch_size, max_batch_wait)
         self._instance_count = instances
-        self._instances: list[Instance[Ticket]] = []
-        self._free: list[Instance[Ticket]] = []
+        self._instances: list[Instance] = []
+        self._free: list[Instance] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._dispatch_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
@@ -130,10 +92,10 @@ class Batcher:
         waiting = self._waiting
         if waiting.rows + rows > self.queue_rows:
             raise self._refusal(rows)
-        key = _bucket_key(inputs, rows)
+        key = bucket_key(inputs, rows)
         arrived = time.monotonic() if self.max_batch_wait else 0.0
         if rows > self.max_batch_size:
-            ticket: Ticket = _SplitTicket(waiting, key, inputs, rows, on_done, arrived)
+            ticket: Ticket = SplitTicket(waiting, key, inputs, rows, on_done, arrived)
         else:
             ticket = Ticket(waiting, key, inputs, rows, on_done, arrived)
             waiting.add(ticket)
@@ -171,7 +133,7 @@ class Batcher:
         loop = self._loop = asyncio.get_running_loop()
         for number in range(self._instance_count):
             name = f"{self.name}-{number}"
-            instance = Instance[Ticket](self._run, loop, self._finished, name=name, replay=self._replay)
+            instance = Instance(self._run, loop, self._finished, name=name, replay=self._replay)
             self._instances.append(instance)
         self._free = list(self._instances)
         return loop
@@ -200,7 +162,7 @@ class Batcher:
                 return
             self._free.pop().start(batch, now)
 
-    def _finished(self, instance: Instance[Ticket], parts: list[Part[Ticket]]) -> None:
+    def _finished(self, instance: Instance, parts: list[Part]) -> None:
         """Called by `instance` on the loop thread: start its next batch before handing out this one."""
         rows = sum(part.rows for part in parts)
         self._drained_rows = self._drained_rows * _MEMORY + rows
@@ -210,7 +172,7 @@ class Batcher:
             self._dispatch()
         self._deliver(parts)
 
-    def _deliver(self, parts: Iterable[Part[Ticket]]) -> None:
+    def _deliver(self, parts: Iterable[Part]) -> None:
         for tickets, outputs, error in parts:
             items = list(outputs.items()) if outputs is not None else []
             start = 0
@@ -263,71 +225,3 @@ class Batcher:
 
     def _unavailable(self) -> ServerError:
         return ServerError(f"The model {self.name!r} is being unloaded.", status=503, code="unavailable")
-
-
-class _SplitTicket(Ticket):
-    """A call of more rows than fit into a batch: waits in pieces, and answers when the last one is there."""
-
-    __slots__ = ("_pieces", "_results")
-
-    def __init__(
-        self,
-        room: WaitingRoom[Ticket],
-        key: Hashable,
-        inputs: Arrays,
-        rows: int,
-        on_done: OnDone,
-        arrived: float,
-    ) -> None:
-        super().__init__(room, key, inputs, rows, on_done, arrived)
-        self._pieces: list[Ticket] = []
-        self._results: dict[int, Arrays] = {}
-        for number, cut in enumerate(row_slices(rows, room.max_rows)):
-            piece_inputs = {name: array[cut] for name, array in inputs.items()}
-            piece = Ticket(room, key, piece_inputs, cut.stop - cut.start, self._receiver(number), arrived)
-            self._pieces.append(piece)
-            room.add(piece)
-
-    def cancel(self) -> None:
-        """Take back every piece."""
-        self.on_done = None
-        self._results.clear()
-        for piece in self._pieces:
-            piece.cancel()
-
-    def _receiver(self, number: int) -> OnDone:
-        return lambda outputs, error: self._receive(number, outputs, error)
-
-    def _receive(self, number: int, outputs: Arrays | None, error: BaseException | None) -> None:
-        on_done = self.on_done
-        if on_done is None:
-            return
-        joined = None
-        if outputs is not None:
-            self._results[number] = outputs
-            if len(self._results) < len(self._pieces):
-                return
-            try:
-                joined = _concatenated([self._results[n] for n in range(len(self._pieces))])
-            except (KeyError, ValueError) as exc:
-                error = ServerError(f"The outputs of the pieces of a large call do not fit together: {exc}")
-                error.__cause__ = exc
-        self.cancel()
-        on_done(joined, error)
-
-
-def _concatenated(batches: list[Arrays]) -> Arrays:
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-
-
-def _bucket_key(inputs: Arrays, rows: int) -> Hashable:
-    """Calls with the same key may be put together: the same names, dtypes and shapes apart from the rows."""
-    if len(inputs) == 1:
-        for name, array in inputs.items():
-            shape = array.shape
-            if shape and shape[0] == rows > 0:
-                return (name, array.dtype, shape[1:])
-    elif inputs and rows > 0 and all(array.shape[:1] == (rows,) for array in inputs.values()):
-        return tuple(sorted((name, array.dtype, array.shape[1:]) for name, array in inputs.items()))
-    shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items()) or "no inputs"
-    raise InvalidInputError(f"Every input must have {rows} rows, and at least one; these are {shapes}.")

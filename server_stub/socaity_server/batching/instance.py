@@ -8,45 +8,33 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
 from socaity.exceptions import ServerError
 
-__all__ = ["Call", "Instance", "Part"]
+from .ticket import Arrays, Ticket
 
-Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
+__all__ = ["Instance", "Part"]
 
 _logger = logging.getLogger(__name__)
 
 
-class Call(Protocol):
-    """What a batch is made of."""
-
-    @property
-    def rows(self) -> int: ...
-    @property
-    def inputs(self) -> Arrays: ...
-
-
-C = TypeVar("C", bound=Call)
-
-
-class Part(NamedTuple, Generic[C]):
+class Part(NamedTuple):
     """Calls that ended together: with the outputs of all of them, row after row, or with one error."""
 
-    calls: list[C]
+    tickets: list[Ticket]
     outputs: Arrays | None
     error: BaseException | None
 
     @property
     def rows(self) -> int:
         """The rows of all calls."""
-        return sum(call.rows for call in self.calls)
+        return sum(ticket.rows for ticket in self.tickets)
 
 
-class Instance(Generic[C]):
+class Instance:
     """A dedicated thread for `run`. `finished(instance, parts)` is called on `loop` after every batch.
 
     The thread is a daemon: a model that never returns must not keep the process alive.
@@ -56,23 +44,23 @@ class Instance(Generic[C]):
         self,
         run: Callable[[Arrays], Arrays],
         loop: asyncio.AbstractEventLoop,
-        finished: Callable[[Instance[C], list[Part[C]]], None],
+        finished: Callable[[Instance, list[Part]], None],
         *,
         name: str,
         replay: bool,
     ) -> None:
-        self.batch: list[C] = []
+        self.batch: list[Ticket] = []
         self.started_at = 0.0
         self.stopped = asyncio.Event()
         self._run = run
         self._loop = loop
         self._finished = finished
         self._replay = replay
-        self._queue: queue.SimpleQueue[list[C] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[Ticket] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def start(self, batch: list[C], now: float) -> None:
+    def start(self, batch: list[Ticket], now: float) -> None:
         """Run `batch`; the instance must be free."""
         self.batch = batch
         self.started_at = now
@@ -103,35 +91,35 @@ class Instance(Generic[C]):
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(callback, *args)
 
-    def _report(self, parts: list[Part[C]]) -> None:
+    def _report(self, parts: list[Part]) -> None:
         self.batch = []
         self._finished(self, parts)
 
-    def _outcome(self, calls: list[C]) -> list[Part[C]]:
-        """Run `calls` together, and in halves if that fails."""
+    def _outcome(self, tickets: list[Ticket]) -> list[Part]:
+        """Run `tickets` together, and in halves if that fails."""
         try:
-            outputs = self._run(_joined_inputs(calls))
+            outputs = self._run(_joined_inputs(tickets))
         except (
             BaseException
         ) as exc:  # the edge: an error that got past it would leave the calls waiting for ever
-            if len(calls) == 1 or not self._replay:
-                return [Part(calls, None, _as_error(exc))]
+            if len(tickets) == 1 or not self._replay:
+                return [Part(tickets, None, _as_error(exc))]
             _logger.debug(
-                "A batch of %d calls raised %s; running its halves.", len(calls), type(exc).__name__
+                "A batch of %d calls raised %s; running its halves.", len(tickets), type(exc).__name__
             )
         else:
-            wrong = _what_is_wrong(outputs, sum(call.rows for call in calls))
+            wrong = _what_is_wrong(outputs, sum(ticket.rows for ticket in tickets))
             if wrong is None:
-                return [Part(calls, outputs, None)]
-            return [Part(calls, None, ServerError(wrong, code="model_error"))]
-        middle = len(calls) // 2
-        return self._outcome(calls[:middle]) + self._outcome(calls[middle:])
+                return [Part(tickets, outputs, None)]
+            return [Part(tickets, None, ServerError(wrong, code="model_error"))]
+        middle = len(tickets) // 2
+        return self._outcome(tickets[:middle]) + self._outcome(tickets[middle:])
 
 
-def _joined_inputs(calls: list[C]) -> Arrays:
-    if len(calls) == 1:
-        return calls[0].inputs
-    return {name: np.concatenate([call.inputs[name] for call in calls]) for name in calls[0].inputs}
+def _joined_inputs(tickets: list[Ticket]) -> Arrays:
+    if len(tickets) == 1:
+        return tickets[0].inputs
+    return {name: np.concatenate([ticket.inputs[name] for ticket in tickets]) for name in tickets[0].inputs}
 
 
 def _as_error(exc: BaseException) -> Exception:
