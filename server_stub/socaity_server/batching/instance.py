@@ -99,9 +99,8 @@ class Instance:
         """Run `tickets` together, and in halves if that fails."""
         try:
             outputs = self._run(_joined_inputs(tickets))
-        except (
-            BaseException
-        ) as exc:  # the edge: an error that got past it would leave the calls waiting for ever
+        except BaseException as exc:
+            # The edge: an error that got past it would leave the calls waiting for ever.
             if len(tickets) == 1 or not self._replay:
                 return [Part(tickets, None, _as_error(exc))]
             _logger.debug(
