@@ -45,6 +45,18 @@ class Waitable:
         if self._waiters is not None:
             _wake_all(self)
 
+    def _has_ended(self) -> bool:
+        # a method, because type checkers do not know that another thread may have changed the attribute
+        return self._ended
+
+    def _when_ended(self, function: Callable[[], None]) -> None:
+        """Call `function` once after the end: on the loop, or here and now if the end has come."""
+        if not self._ended:
+            _add_waiter(self, function)
+            if not (self._has_ended() and _remove_waiter(self, function)):
+                return
+        function()
+
     def _wait(self, timeout: float | None) -> bool:
         """Block this thread until the end; False if `timeout` seconds passed first."""
         if self._ended:
@@ -58,7 +70,7 @@ class Waitable:
         lock.acquire()
         release = _once(lock.release)
         _add_waiter(self, release)
-        if self._ended:
+        if self._has_ended():
             _remove_waiter(self, release)
             return True
         try:
@@ -79,7 +91,7 @@ class Waitable:
                 portal.wake(loop, future)
 
             _add_waiter(self, wake)
-            if self._ended:
+            if self._has_ended():
                 _remove_waiter(self, wake)
                 return
             try:
@@ -122,10 +134,13 @@ def _add_waiter(waitable: Waitable, wake: Callable[[], None]) -> None:
             waitable._waiters.append(wake)
 
 
-def _remove_waiter(waitable: Waitable, wake: Callable[[], None]) -> None:
+def _remove_waiter(waitable: Waitable, wake: Callable[[], None]) -> bool:
+    """True if it was there, and so has not been called and never will be."""
     with _waiters_lock:
         if waitable._waiters is not None and wake in waitable._waiters:
             waitable._waiters.remove(wake)
+            return True
+    return False
 
 
 def _wake_all(waitable: Waitable) -> None:

@@ -22,7 +22,9 @@ def find_transport(scheme: str, name: str | None = None) -> type[Transport]:
     known: dict[str, EntryPoint] = {point.name: point for point in entry_points(group=group)}
     if key not in known:
         what = f"No transport for scheme {scheme!r}" if name is None else f"No transport is called {name!r}"
-        raise ConfigurationError(f"{what} (known: {', '.join(sorted(known))}); install one or pass transport=…")
+        raise ConfigurationError(
+            f"{what} (known: {', '.join(sorted(known))}); install one or pass transport=…"
+        )
     try:
         loaded: type[Transport] = known[key].load()
     except ImportError as exc:

@@ -30,7 +30,11 @@ class RetryPolicy:
     max_time: float = 60.0
 
     def next_delay(
-        self, attempt: int, error: SocaityError, elapsed: float, uniform: Callable[[float, float], float] = random.uniform
+        self,
+        attempt: int,
+        error: SocaityError,
+        elapsed: float,
+        uniform: Callable[[float, float], float] = random.uniform,
     ) -> float | None:
         """Seconds to wait after failed try number `attempt` (from 1), or None to give up."""
         if attempt >= self.attempts or not self.is_retried(error):

@@ -150,7 +150,9 @@ class JobError(SocaityError):
 
     default_code = "job_failed"
 
-    def __init__(self, message: str, *, job_id: str | None = None, logs: Sequence[str] = (), code: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, job_id: str | None = None, logs: Sequence[str] = (), code: str | None = None
+    ) -> None:
         super().__init__(message)
         self.job_id = job_id
         self.logs = tuple(logs)
@@ -242,7 +244,12 @@ def to_problem(error: BaseException) -> dict[str, Any]:
     """
     problem: dict[str, Any]
     if isinstance(error, APIError):
-        problem = {"title": type(error).__name__, "status": error.status, "detail": str(error), "code": error.code}
+        problem = {
+            "title": type(error).__name__,
+            "status": error.status,
+            "detail": str(error),
+            "code": error.code,
+        }
         if error.retry_after is not None:
             problem["retry_after"] = error.retry_after
         if error.request_id is not None:
@@ -260,6 +267,11 @@ def to_problem(error: BaseException) -> dict[str, Any]:
             if error.remote_traceback is not None:
                 problem["traceback"] = error.remote_traceback
     else:
-        problem = {"title": "Internal error", "status": 500, "detail": "The server made an error.", "code": "internal"}
+        problem = {
+            "title": "Internal error",
+            "status": 500,
+            "detail": "The server made an error.",
+            "code": "internal",
+        }
     problem["type"] = "about:blank"
     return problem

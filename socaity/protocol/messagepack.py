@@ -46,7 +46,7 @@ class MalformedError(ValueError):
 
 def packb(value: Any) -> bytes:
     """Pack `value`; raises TypeError for a type that has no form on the wire."""
-    return _pack(value)  # type: ignore[no-any-return]
+    return _pack(value)
 
 
 def unpackb(data: bytes | bytearray | memoryview, *, max_size: int | None = None) -> Any:
@@ -66,7 +66,9 @@ def unpackb(data: bytes | bytearray | memoryview, *, max_size: int | None = None
     except MalformedError:
         raise
     except Exception as exc:  # msgpack raises many classes; all mean the same here
-        raise MalformedError(f"not a MessagePack value of this protocol: {exc or type(exc).__name__}") from exc
+        raise MalformedError(
+            f"not a MessagePack value of this protocol: {exc or type(exc).__name__}"
+        ) from exc
 
 
 def tensor_header(dtype: str, shape: tuple[int, ...]) -> bytes:
@@ -78,7 +80,7 @@ def tensor_header(dtype: str, shape: tuple[int, ...]) -> bytes:
 def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
     if dtype not in DTYPES:
         raise TypeError(f"arrays of dtype {dtype!r} cannot be sent (known: {', '.join(DTYPES)})")
-    packed = msgpack.packb([dtype, list(shape)])
+    packed: bytes = msgpack.packb([dtype, list(shape)])
     if len(packed) > 255:
         raise TypeError(f"an array of {len(shape)} dimensions cannot be sent")
     return bytes([len(packed)]) + packed
@@ -132,11 +134,14 @@ def _rare(value: Any) -> Any:
         array = np.asarray(value)
         array = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
         return ExtType(TENSOR, _header(array.dtype.name, array.shape) + array.tobytes())
-    raise TypeError(f"a {kind.__module__}.{kind.__qualname__} cannot be sent; convert it to plain values or an array")
+    raise TypeError(
+        f"a {kind.__module__}.{kind.__qualname__} cannot be sent; convert it to plain values or an array"
+    )
 
 
 def _pack(value: Any) -> bytes:
-    return msgpack.packb(value, default=_default)  # type: ignore[no-any-return]
+    packed: bytes = msgpack.packb(value, default=_default)
+    return packed
 
 
 def _ext_hook(code: int, data: bytes) -> Any:
@@ -147,7 +152,9 @@ def _ext_hook(code: int, data: bytes) -> Any:
     start = data[0] + 1
     dtype, shape, size = read_tensor_header(data[1:start])
     if len(data) - start != size:
-        raise MalformedError(f"a {dtype} tensor of shape {list(shape)} has {len(data) - start} bytes instead of {size}")
+        raise MalformedError(
+            f"a {dtype} tensor of shape {list(shape)} has {len(data) - start} bytes instead of {size}"
+        )
     return make_tensor(data, dtype, shape, start)
 
 
@@ -181,4 +188,5 @@ def _plain_tensor(buffer: Any, dtype: str, shape: tuple[int, ...], offset: int) 
     code = DTYPES[dtype]
     if code is None or not shape or 0 in shape:
         return view
-    return view.cast("B").cast(code, shape)
+    flat: Any = view.cast("B")
+    return flat.cast(code, shape)

@@ -1,0 +1,401 @@
+"""The socket front end: many calls on one WebSocket (`socaity.v1`), in sessions that outlive their connections.
+
+A call costs no task, future or lock here: a frame's calls go to the data plane one after the other, what ends in one loop
+turn leaves in one frame. Source of the protocol: `docs/wire-protocol.md`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from socaity.exceptions import InvalidInputError, JobCancelled, JobFailed, SocaityError, to_problem
+from socaity.protocol.description import PROTOCOL
+from socaity.protocol.events import JobEvent
+from socaity.protocol.frames import (
+    BUFFER,
+    CALL,
+    CANCEL,
+    DESCRIBE,
+    ERROR,
+    EVENT,
+    GOODBYE,
+    HELLO,
+    RESULT,
+    SUBMIT,
+    WATCH,
+    WELCOME,
+    TooLarge,
+)
+from socaity.protocol.link import Link
+from socaity.protocol.messagepack import MalformedError
+
+if TYPE_CHECKING:
+    from ..dataplane import DataPlane
+
+logger = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+SESSION_TTL = 60.0
+"""Seconds for which a session waits for its client to come back."""
+HELLO_DEADLINE = 10.0
+MAX_SESSIONS = 10_000
+
+
+class WebSocketFrontend:
+    """The ASGI application behind `/ws`; keeps the sessions of one data plane."""
+
+    def __init__(self, dataplane: DataPlane, *, max_body: int, session_ttl: float = SESSION_TTL) -> None:
+        self.dataplane = dataplane
+        self.max_body = max_body
+        self.session_ttl = session_ttl
+        self.sessions: dict[str, Session] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()  # websocket.connect
+        if not _is_same_origin(scope) or PROTOCOL not in scope.get("subprotocols", ()):
+            await send(
+                {"type": "websocket.close", "code": 1002, "reason": f"speak {PROTOCOL}, from the same origin"}
+            )
+            return
+        await send({"type": "websocket.accept", "subprotocol": PROTOCOL})
+        connection = _Connection(send)
+        session: Session | None = None
+        writer = asyncio.create_task(connection.write_frames())
+        try:
+            async with asyncio.timeout(HELLO_DEADLINE):
+                session = self._welcome(await _receive_frame(receive), connection)
+            while session is not None and (data := await _receive_frame(receive)) is not None:
+                session.take(data)
+        except (MalformedError, ValueError, TypeError, LookupError) as exc:
+            await connection.say_goodbye(f"this is not {PROTOCOL}: {exc}")
+            if session is not None:
+                session.expire()
+        except TimeoutError:
+            await connection.say_goodbye("no hello came")
+        except OSError:  # the connection broke while we wrote
+            logger.debug("a socket broke")
+        finally:
+            writer.cancel()
+            connection.closed = True
+            if session is not None:
+                session.disconnect(connection)
+
+    def _welcome(self, data: bytes | None, connection: _Connection) -> Session | None:
+        """Find or make the session of a hello. Raises MalformedError."""
+        if data is None:
+            return None
+        hello = Link(on_unsendable=lambda message, error: None).receive(data)
+        if len(hello) != 1 or len(hello[0]) != 2 or hello[0][0] != HELLO or not isinstance(hello[0][1], dict):
+            raise MalformedError("the first message is not a hello")
+        wanted = hello[0][1]
+        if wanted.get("protocol") != PROTOCOL:
+            raise MalformedError(f"the client speaks {wanted.get('protocol')!r}")
+        received = wanted.get("received")
+        session = self.sessions.get(str(wanted.get("session")))
+        resumed = session is not None and type(received) is int
+        if session is None or not resumed:
+            if len(self.sessions) >= MAX_SESSIONS:
+                raise MalformedError("the server has too many sessions")
+            session = Session(self, secrets.token_urlsafe(18))
+            self.sessions[session.id] = session
+        session.connect(connection, resumed, received if resumed else 0)
+        return session
+
+    async def aclose(self) -> None:
+        """End all sessions."""
+        for session in list(self.sessions.values()):
+            session.expire()
+
+
+class Session:
+    """What one client has running, whether it is connected at the moment or not."""
+
+    def __init__(self, frontend: WebSocketFrontend, session_id: str) -> None:
+        self.id = session_id
+        self._frontend = frontend
+        self._dataplane = frontend.dataplane
+        self._loop = asyncio.get_running_loop()
+        self._link = Link(on_unsendable=self._on_unsendable, max_body=frontend.max_body)
+        self._connection: _Connection | None = None
+        self._running: dict[int, Any] = {}
+        self._watches: dict[int, Callable[[], None]] = {}
+        self._outbox: list[list[Any]] = []
+        self._control: deque[list[Any]] = deque()
+        self._control_task: asyncio.Task[None] | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._is_expired = False
+
+    # -- connections -------------------------------------------------------------------------------------------------
+
+    def connect(self, connection: _Connection, resumed: bool, received: int) -> None:
+        if self._connection is not None:
+            self._connection.close()  # the client came back before we noticed that it had gone
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        self._connection = connection
+        self._link.connect(connection.write)
+        welcome = {
+            "session": self.id,
+            "resumed": resumed,
+            "received": self._link.received,
+            "instance": self._dataplane.describe().instance,
+            "max_body": self._frontend.max_body,
+        }
+        self._link.send_unnumbered([WELCOME, welcome])
+        if resumed:
+            self._link.resume(received)
+
+    def disconnect(self, connection: _Connection) -> None:
+        if self._connection is not connection:
+            return
+        self._connection = None
+        self._link.disconnect()
+        if self._is_expired:
+            return
+        if self._running or self._watches or self._control or not self._link.is_idle:
+            self._expiry = self._loop.call_later(self._frontend.session_ttl, self.expire)
+        else:
+            self.expire()
+
+    def expire(self) -> None:
+        """Forget the client: its direct calls are cancelled, its jobs run on."""
+        if self._is_expired:
+            return
+        self._is_expired = True
+        self._frontend.sessions.pop(self.id, None)
+        if self._expiry is not None:
+            self._expiry.cancel()
+        if self._control_task is not None:
+            self._control_task.cancel()
+        for unwatch in self._watches.values():
+            unwatch()
+        for running in self._running.values():
+            running.cancel()
+        self._watches.clear()
+        self._running.clear()
+        self._link.disconnect()
+        if self._connection is not None:
+            self._connection.close()
+
+    # -- messages ----------------------------------------------------------------------------------------------------
+
+    def take(self, data: bytes) -> None:
+        """Act on a frame. Raises MalformedError, ValueError or TypeError for what is not in the protocol."""
+        messages = self._link.receive(data)
+        too_large = self._link.take_too_large() or len(data) > self._frontend.max_body
+        dataplane, running = self._dataplane, self._running
+        for message in messages:
+            op = message[0]
+            if too_large and op in (CALL, SUBMIT) and self._refuse_too_large(message, len(data)):
+                continue
+            if op == CALL:
+                _, n, name, arguments = message
+                try:
+                    call = dataplane.call(dataplane.route(name), arguments, partial(self._finish, n))
+                except SocaityError as exc:
+                    self._post([ERROR, n, to_problem(exc)])
+                else:
+                    running[n] = call
+            elif op == CANCEL and type(message[2]) is int:
+                self._cancel_call(message[1], message[2])
+            elif op in (SUBMIT, WATCH, CANCEL, DESCRIBE):
+                if type(message[1]) is not int:
+                    raise MalformedError("the number of a call is not an integer")
+                self._control.append(message)
+                if self._control_task is None:
+                    self._control_task = self._loop.create_task(self._work_off_control())
+            elif op != BUFFER:
+                raise MalformedError(f"unknown message {op}")
+
+    def _finish(self, n: int, result: Any, error: BaseException | None) -> None:
+        self._running.pop(n, None)
+        if error is None:
+            message = [RESULT, n, result]
+        else:
+            message = [ERROR, n, to_problem(error if isinstance(error, SocaityError) else _as_failed(error))]
+        outbox = self._outbox
+        if not outbox:
+            self._loop.call_soon(self._flush)
+        outbox.append(message)
+
+    def _post(self, message: list[Any]) -> None:
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.append(message)
+
+    def _flush(self) -> None:
+        messages, self._outbox = self._outbox, []
+        if self._is_expired:
+            return
+        self._link.send(messages)
+        if self._link.is_overdue:
+            logger.warning("a client did not acknowledge what it was sent; its session is closed")
+            self.expire()
+
+    def _cancel_call(self, request: int, n: int) -> None:
+        call = self._running.pop(n, None)
+        if call is not None:
+            call.cancel()
+            self._post([ERROR, n, to_problem(JobCancelled("cancelled"))])
+        self._post([RESULT, request, call is not None])
+
+    async def _work_off_control(self) -> None:
+        """What may have to wait for the back-end, in the order in which it came; one task for a burst."""
+        try:
+            while self._control:
+                message = self._control.popleft()
+                try:
+                    await self._do(message)
+                except SocaityError as exc:
+                    self._post([ERROR, message[1], to_problem(exc)])
+                except (ValueError, TypeError) as exc:
+                    error = InvalidInputError(f"malformed message: {exc}", status=400, code="malformed")
+                    self._post([ERROR, message[1], to_problem(error)])
+                except Exception as exc:  # the edge of the task: one message must not stop the others
+                    logger.exception("a message of a client failed")
+                    self._post([ERROR, message[1], to_problem(exc)])
+        finally:
+            self._control_task = None
+
+    async def _do(self, message: list[Any]) -> None:
+        op, n = message[0], message[1]
+        dataplane = self._dataplane
+        if op == SUBMIT:
+            _, _, name, arguments, job_id = message
+            if type(arguments) is not dict or type(job_id) is not str:
+                raise TypeError("SUBMIT is [3, n, endpoint, {arguments}, job id]")
+            record = await dataplane.submit(dataplane.route(name), arguments, key=job_id)
+            self._watch(n, record.id, 0)
+        elif op == WATCH:
+            _, _, job_id, after = message
+            self._watch(n, str(job_id), int(after))
+        elif op == CANCEL:
+            await dataplane.cancel(str(message[2]))
+            self._post([RESULT, n, True])
+        else:
+            self._post([RESULT, n, dataplane.describe().model_dump(mode="json", exclude_none=True)])
+
+    def _watch(self, n: int, job_id: str, after: int) -> None:
+        ended = False
+
+        def sink(event: JobEvent) -> None:
+            nonlocal ended
+            self._post([EVENT, n, *event])
+            if event.is_terminal:
+                ended = True
+                self._watches.pop(n, None)
+
+        unwatch = self._dataplane.watch(job_id, sink, after=after)
+        if not ended:
+            self._watches[n] = unwatch
+
+    def _refuse_too_large(self, message: list[Any], size: int) -> bool:
+        limit = self._frontend.max_body
+        if size <= limit and not any(isinstance(value, TooLarge) for value in _walk(message[3])):
+            return False
+        error = InvalidInputError(
+            f"the arguments are larger than the {limit} bytes that this server takes",
+            status=413,
+            code="too_large",
+        )
+        self._post([ERROR, message[1], to_problem(error)])
+        return True
+
+    def _on_unsendable(self, message: list[Any], error: Exception) -> None:
+        """A result has no form on the wire: its call fails instead."""
+        n = message[1]
+        problem = to_problem(JobFailed(f"the result cannot be sent: {error}", code="result_not_serialisable"))
+        unwatch = self._watches.pop(n, None)
+        if unwatch is not None:
+            unwatch()
+        self._post([ERROR, n, problem])
+
+
+class _Connection:
+    """One WebSocket: frames wait here until the writer task has sent them."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._frames: list[bytes] = []
+        self._wake = asyncio.Event()
+        self.closed = False
+        self._is_closing = False
+
+    def write(self, frame: bytes) -> None:
+        self._frames.append(frame)
+        self._wake.set()
+
+    def close(self) -> None:
+        self._is_closing = True
+        self._wake.set()
+
+    async def write_frames(self) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                frames, self._frames = self._frames, []
+                for frame in frames:
+                    await self._send({"type": "websocket.send", "bytes": frame})
+                if self._is_closing:
+                    await self._send({"type": "websocket.close", "code": 1001})
+                    return
+        except Exception as exc:  # servers raise their own classes when the other side has gone
+            logger.debug("writing to a socket failed: %s", exc)
+
+    async def say_goodbye(self, detail: str) -> None:
+        problem = to_problem(InvalidInputError(detail, status=400, code="malformed"))
+        link = Link(on_unsendable=lambda message, error: None)
+        frames: list[bytes] = []
+        link.connect(frames.append)
+        link.send_unnumbered([GOODBYE, problem])
+        try:
+            await self._send({"type": "websocket.send", "bytes": frames[0]})
+            await self._send({"type": "websocket.close", "code": 1002, "reason": detail[:120]})
+        except Exception as exc:  # see write_frames
+            logger.debug("saying goodbye failed: %s", exc)
+
+
+async def _receive_frame(receive: Receive) -> bytes | None:
+    """The next frame, or None at the end. Raises MalformedError for text."""
+    message = await receive()
+    if message["type"] == "websocket.disconnect":
+        return None
+    data: bytes | None = message.get("bytes")
+    if data is None:
+        raise MalformedError("a text frame")
+    return data
+
+
+def _is_same_origin(scope: Mapping[str, Any]) -> bool:
+    """Browsers let any page open a socket anywhere and say in `Origin` which page it is; programs send none."""
+    headers = dict(scope.get("headers", ()))
+    origin = headers.get(b"origin")
+    return origin is None or urlsplit(origin.decode("latin-1")).netloc == headers.get(b"host", b"").decode(
+        "latin-1"
+    )
+
+
+def _walk(value: Any) -> Iterator[Any]:
+    yield value
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from _walk(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _walk(item)
+
+
+def _as_failed(error: BaseException) -> JobFailed:
+    return JobFailed(f"{type(error).__name__}: {error}", error_type=type(error).__name__)

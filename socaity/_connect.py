@@ -1,0 +1,68 @@
+"""`connect`: from a target to a Service."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ._retry import RetryPolicy
+from ._service import Service
+from .exceptions import ConfigurationError
+from .transport import Target, Transport
+
+__all__ = ["connect"]
+
+
+def connect(
+    target: Any,
+    *,
+    transport: str | Transport | Callable[[Target], Transport] | None = None,
+    api_key: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+    retry: RetryPolicy | int | None = None,
+    progress: bool | None = None,
+) -> Service:
+    """The service at `target`: a URL, or a `SocaityRouter` or ASGI app of this process. Returns at once.
+
+    The scheme picks the transport; for `http` and `https` what is there is found out on first use (one of our servers: the
+    socket, with HTTP as fallback; any other service with an OpenAPI document: HTTP). `transport` chooses one by name
+    (`"websocket"`, `"http"`, `"inprocess"`) or is one. `timeout` (seconds, default 10) bounds connecting and describing, not
+    jobs. `retry` is a RetryPolicy or a number of attempts. `progress=False` or `SOCAITY_PROGRESS=0` silences the bars.
+
+    Raises ConfigurationError for an unknown scheme or transport.
+    """
+    if isinstance(target, str):
+        if "://" not in target:
+            raise ConfigurationError(f"{target!r} is no URL; write http://{target} or another scheme")
+        where = Target(target.rstrip("/"), api_key, dict(headers or {}), 10.0 if timeout is None else timeout)
+    elif callable(target) or callable(getattr(target, "app", None)):
+        where = Target(
+            "inprocess:", api_key, dict(headers or {}), 10.0 if timeout is None else timeout, app=target
+        )
+    else:
+        raise ConfigurationError(
+            f"connect() takes a URL, a SocaityRouter or an ASGI app, not {type(target).__name__}"
+        )
+    if where.timeout <= 0:
+        raise ConfigurationError(f"timeout must be more than 0 seconds, got {where.timeout}")
+    if retry is None or isinstance(retry, int):
+        retry = RetryPolicy() if retry is None else RetryPolicy(attempts=retry)
+    if progress is None:
+        progress = os.environ.get("SOCAITY_PROGRESS", "1") not in ("0", "false", "no", "off")
+    return Service(where, open_wire=_opener(where, transport), retry=retry, shows_progress=progress)
+
+
+def _opener(target: Target, transport: Any) -> Callable[[], Transport]:
+    """How to open the wire; finds an unknown scheme or name now and not at the first call."""
+    if isinstance(transport, Transport):
+        return lambda: transport
+    if transport is None or isinstance(transport, str):
+        from ._registry import find_transport
+
+        found = find_transport(target.scheme, transport)
+        return lambda: found.open(target)
+    if callable(transport):
+        return lambda: transport(target)
+    raise ConfigurationError(f"transport must be a name or a Transport, not {type(transport).__name__}")

@@ -1,0 +1,442 @@
+"""A Job: the one object with two faces, for threads and for event loops."""
+
+from __future__ import annotations
+
+import html
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from contextvars import Context
+from itertools import count
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ._portal import Signal, Waitable, _waiters_lock, portal
+from ._progress import Progress
+from .exceptions import JobCancelled, JobError, JobFailed, JobLost, NotFoundError, ProtocolError, SocaityError
+from .protocol.events import JobEvent, JobStatus
+from .transport import error_from_event
+
+if TYPE_CHECKING:
+    from ._service import Endpoint
+    from .protocol.description import EndpointDescription
+
+__all__ = ["Job", "JobReference"]
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+_NO_PROGRESS = Progress()
+
+
+class _Ids:
+    """Ids of 32 hex digits: 96 random bits of the process and a counter; made into text only when somebody looks."""
+
+    def __init__(self) -> None:
+        self.next: Callable[[], int] = count(1).__next__
+        self._prefixes: list[tuple[int, str]] = [(0, os.urandom(12).hex())]
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._renew)
+
+    def text(self, number: int) -> str:
+        prefix = next(prefix for start, prefix in reversed(self._prefixes) if start <= number)
+        return f"{prefix}{number & 0xFFFFFFFF:08x}"
+
+    def _renew(self) -> None:
+        # parent and child go on counting from the same number
+        self._prefixes.append((self.next(), os.urandom(12).hex()))
+
+
+_ids = _Ids()
+
+
+class Job(Waitable, Generic[T]):
+    """A call that was made and may not have ended: `.result()`, `await`, `for` and `async for` all work.
+
+    Waiting never cancels: a timeout or Ctrl-C leaves the job running, only `cancel()` stops it. A result can be read any
+    number of times, by any number of threads and tasks.
+    """
+
+    __slots__ = (
+        "_accepted",
+        "_attempt",
+        "_changed",
+        "_chunks",
+        "_created",
+        "_display",
+        "_endpoint",
+        "_error",
+        "_held",
+        "_id",
+        "_logs",
+        "_position",
+        "_progress",
+        "_seq",
+        "_started",
+        "_status",
+        "_value",
+        "arguments",
+        "context",
+    )
+
+    def __init__(self, endpoint: Endpoint, arguments: Mapping[str, Any], job_id: str | None = None) -> None:
+        self._ended = False
+        self._waiters = None
+        self._endpoint = endpoint
+        self.arguments = arguments
+        self._id: int | str = _ids.next() if job_id is None else job_id
+        self._status = JobStatus.QUEUED
+        self._value: Any = None
+        self._error: SocaityError | None = None
+        self._seq = 0
+        self._accepted = False
+        self._held = False
+        self._attempt = 1
+        self._created = time.monotonic()
+        self._started: float | None = None
+        self._progress = _NO_PROGRESS
+        self._position: int | None = None
+        self._chunks: list[Any] | None = None
+        self._logs: list[str] | None = None
+        self._changed: Signal | None = None
+        self._display: Any = None
+        self.context: Context | None = None
+
+    # -- what a person sees ------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """The id under which the service knows the job; also the idempotency key of its submit."""
+        if type(self._id) is int:
+            self._id = _ids.text(self._id)
+        return self._id  # type: ignore[return-value]
+
+    @property
+    def status(self) -> JobStatus:
+        """`queued`, `running`, `succeeded`, `failed` or `cancelled`. Once terminal it stays."""
+        return self._status
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is, as last reported."""
+        return self._progress
+
+    @property
+    def queue_position(self) -> int | None:
+        """How many jobs are before this one, or None if it is not waiting or nobody said."""
+        return self._position if self._status is JobStatus.QUEUED else None
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds until the end, estimated from the progress so far; None while there is nothing to go by."""
+        fraction = self._progress.fraction
+        if self._ended or self._started is None or not fraction:
+            return 0.0 if self._ended else None
+        return (time.monotonic() - self._started) * (1 - fraction) / fraction
+
+    @property
+    def logs(self) -> list[str]:
+        """What the function logged so far."""
+        return list(self._logs or ())
+
+    def done(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return self._ended
+
+    def result(self, timeout: float | None = None) -> T:
+        """The value; of a streaming function the list of all chunks.
+
+        Raises JobFailed, JobCancelled or JobLost if it did not succeed, the refusal (an APIError or TransportError) if it
+        never started, and the built-in TimeoutError after `timeout` seconds, in which case the job runs on.
+        """
+        if not self._ended:
+            self._wait_shown(timeout)
+        if self._error is not None:
+            raise self._error.with_traceback(None)
+        return self._value  # type: ignore[no-any-return]
+
+    def exception(self, timeout: float | None = None) -> SocaityError | None:
+        """The error the job ended in, or None if it succeeded; waits like `result`."""
+        if not self._ended:
+            self._wait_shown(timeout)
+        return self._error
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        if not self._ended:
+            self._show()
+            yield from self._wait_async()
+        if self._error is not None:
+            raise self._error.with_traceback(None)
+        return self._value  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Iterator[Any]:
+        """The chunks of a stream, from the first; raises at the end if the stream did not end well."""
+        self._check_streaming()
+        index = 0
+        while True:
+            for chunk in self._chunks_from(index):
+                index += 1
+                yield chunk
+            signal = self._next_change(index)
+            if signal is not None:
+                self._interruptible(signal.wait)
+            elif self._stream_is_read(index):
+                return
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        """The same for `async for`."""
+        self._check_streaming()
+        index = 0
+        while True:
+            for chunk in self._chunks_from(index):
+                index += 1
+                yield chunk
+            signal = self._next_change(index)
+            if signal is not None:
+                await signal
+            elif self._stream_is_read(index):
+                return
+
+    def cancel(self) -> bool:
+        """Ask the service to stop the job; False if it has ended.
+
+        Returns at once. The job ends as `cancelled` when the service confirms; a job that was not sent yet ends here.
+        """
+        if self._ended:
+            return False
+        portal.call_soon(self._endpoint.service._cancel, self)
+        return True
+
+    def add_done_callback(self, function: Callable[[Job[T]], object]) -> None:
+        """Call `function(job)` when it has ended, or now if it has.
+
+        It runs on socaity's own thread and must not block there; what it raises is logged.
+        """
+
+        def run() -> None:
+            try:
+                function(self)
+            except Exception:
+                logger.exception("a done callback of job %s raised", self.id)
+
+        self._when_ended(run)
+
+    def __getitem__(self, key: str | int) -> JobReference:
+        """A part of the result to come, to be passed on as an argument: `job["images"][0]`."""
+        return JobReference(self, (key,))
+
+    def __repr__(self) -> str:
+        return f"<Job {self._endpoint.name} {self.id} {self._status}>"
+
+    def _repr_html_(self) -> str:
+        parts = [f"<b>{html.escape(self._endpoint.name)}</b> <code>{self.id}</code> {self._status}"]
+        if self._progress.fraction is not None and not self._ended:
+            parts.append(f'<progress max="1" value="{self._progress.fraction:.3f}"></progress>')
+        if self._progress.message:
+            parts.append(html.escape(self._progress.message))
+        if self._error is not None:
+            parts.append(f"<pre>{html.escape(str(self._error))}</pre>")
+        return f"<div>{' '.join(parts)}</div>"
+
+    # -- what a transport sees (protocol `socaity.transport.Call`); always on the portal's loop -------------------------
+
+    @property
+    def endpoint(self) -> EndpointDescription:
+        return self._endpoint.description
+
+    @property
+    def seq(self) -> int:
+        return self._seq
+
+    @property
+    def is_done(self) -> bool:
+        return self._ended
+
+    def accept(self) -> None:
+        self._accepted = True
+
+    def deliver(self, event: JobEvent) -> None:
+        if self._ended:
+            return
+        seq, kind, data = event
+        if seq:
+            if seq <= self._seq:
+                return  # seen before a reconnect
+            if seq > self._seq + 1:
+                self.fail(ProtocolError(f"events {self._seq + 1} to {seq - 1} of job {self.id} are missing"))
+                return
+            self._seq = seq
+        self._accepted = True
+        if kind == "chunk":
+            if self._chunks is None:
+                self._chunks = []
+            self._chunks.append(data)
+        elif kind == "result":
+            self.succeed(data)
+            return
+        elif kind == "error":
+            self.fail(error_from_event(event, self.id))
+            return
+        else:
+            self._note(kind, data)
+        if self._changed is not None:
+            self._signal_change()
+        if self._display is not None:
+            self._display.update(self)
+
+    def _note(self, kind: str, data: Any) -> None:
+        if kind == "status":
+            self._status = JobStatus(data["status"])
+            self._position = data.get("queue_position")
+            if self._status is JobStatus.RUNNING and self._started is None:
+                self._started = time.monotonic()
+        elif kind == "progress":
+            self._progress = Progress(data.get("fraction"), data.get("message"))
+        elif kind == "log":
+            if self._logs is None:
+                self._logs = []
+            self._logs.append(str(data.get("message")))
+
+    def succeed(self, value: Any) -> None:
+        if self._ended:
+            return
+        decode = self._endpoint.decode
+        if self._endpoint.may_stream and (self._chunks or self._endpoint.description.streaming):
+            value = self._chunks = self._chunks or []
+        if decode is not None:
+            try:
+                value = decode(value)
+            except Exception as exc:  # the user's own type refused the value
+                self.fail(_as_failed(exc, self.id))
+                return
+        self._value = value
+        self._status = JobStatus.SUCCEEDED
+        self._finish()
+
+    def fail(self, error: SocaityError) -> None:
+        if self._ended:
+            return
+        if not self._accepted and self._endpoint.service._retry_later(self, error):
+            return
+        if self._accepted and isinstance(error, NotFoundError) and self._seq:
+            error = JobLost(f"the service no longer knows the job: {error}", job_id=self.id)
+        if isinstance(error, JobError):
+            if error.job_id is None:
+                error.job_id = self.id
+            if self._logs and not error.logs:
+                error.logs = tuple(self._logs)
+        self._error = error
+        self._status = JobStatus.CANCELLED if isinstance(error, JobCancelled) else JobStatus.FAILED
+        self._finish()
+
+    def _end_cancelled(self, why: str) -> None:
+        self._accepted = True  # no further try
+        self.fail(JobCancelled(why, job_id=self.id))
+
+    def _finish(self) -> None:
+        self._end()
+        if self._changed is not None:
+            self._signal_change()
+        if self._display is not None:
+            self._display.update(self)
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    def _wait_shown(self, timeout: float | None) -> None:
+        self._show()
+        if not self._interruptible(self._wait, timeout):
+            raise TimeoutError(f"job {self.id} is still {self._status} after {timeout:g} s; it runs on")
+
+    def _show(self) -> None:
+        if self._display is None and self._endpoint.service.shows_progress:
+            from . import _display
+
+            _display.begin(self)
+
+    def _interruptible(self, wait: Callable[..., bool], *args: Any) -> bool:
+        try:
+            return wait(*args)
+        except KeyboardInterrupt:
+            from . import _display
+
+            self._endpoint.service._interrupted[self.id] = self
+            _display.tell(
+                f"Stopped waiting; job {self.id} runs on. To wait again: service.job({self.id!r}).result(), "
+                "to stop it: .cancel()"
+            )
+            raise
+
+    def _check_streaming(self) -> None:
+        if not self._endpoint.may_stream:
+            raise TypeError(f"{self._endpoint.name} does not stream; use job.result() or await")
+
+    def _chunks_from(self, index: int) -> list[Any]:
+        return self._chunks[index:] if self._chunks is not None else []
+
+    def _next_change(self, index: int) -> Signal | None:
+        """A signal for what comes after chunk `index`, or None if something is there already."""
+        if self._ended:
+            return None
+        with _waiters_lock:
+            signal = self._changed
+            if signal is None:
+                signal = self._changed = Signal()
+        if self._ended or (self._chunks is not None and len(self._chunks) > index):
+            return None
+        return signal
+
+    def _signal_change(self) -> None:
+        signal, self._changed = self._changed, None
+        if signal is not None:
+            signal.set()
+
+    def _stream_is_read(self, index: int) -> bool:
+        if not self._ended or (self._chunks is not None and len(self._chunks) > index):
+            return False
+        if self._error is not None:
+            raise self._error.with_traceback(None)
+        return True
+
+
+class JobReference:
+    """A part of the result of a job that may not have ended; pass it on as an argument."""
+
+    __slots__ = ("job", "path")
+
+    def __init__(self, job: Job[Any], path: tuple[str | int, ...]) -> None:
+        self.job = job
+        self.path = path
+
+    def __getitem__(self, key: str | int) -> JobReference:
+        return JobReference(self.job, (*self.path, key))
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The part, when the job has ended."""
+        return self.resolve(self.job.result(timeout))
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        value = yield from self.job.__await__()
+        return self.resolve(value)
+
+    def resolve(self, value: Any) -> Any:
+        """The part of `value`. Raises KeyError, IndexError or TypeError with the path in the message."""
+        for depth, key in enumerate(self.path):
+            try:
+                value = value[key]
+            except (KeyError, IndexError, TypeError) as exc:
+                place = "".join(f"[{part!r}]" for part in self.path[: depth + 1])
+                raise type(exc)(f"the result of {self.job!r} has no {place}: {exc}") from exc
+        return value
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError("a part of an unfinished result cannot be iterated; use .result() first")
+
+    def __repr__(self) -> str:
+        return f"<{self.job!r}{''.join(f'[{key!r}]' for key in self.path)}>"
+
+
+def _as_failed(exc: Exception, job_id: str) -> JobFailed:
+    error = JobFailed(
+        f"the result does not fit the declared type: {exc}", job_id=job_id, error_type=type(exc).__name__
+    )
+    error.__cause__ = exc
+    return error

@@ -1,0 +1,403 @@
+"""Checks of arguments, compiled once per endpoint from its description. A check gives what is sent, or raises ValueError.
+
+The part of JSON Schema 2020-12 that signatures are made of: type, enum, const, bounds, lengths, pattern, items,
+prefixItems, properties, required, additionalProperties, anyOf, oneOf, allOf and $ref within the schema. What is not
+known is let through: the server checks again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from functools import cache
+from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from .protocol.description import EndpointDescription, ParameterDescription, TensorDescription
+
+Check = Callable[[Any], Any]
+
+
+def compile_check(parameter: ParameterDescription, endpoint: EndpointDescription) -> Check:
+    """The check of one parameter."""
+    if parameter.tensor is not None:
+        return _tensor_check(parameter.tensor, endpoint.batched)
+    if parameter.location == "file":
+        return lambda value: value
+    schema = parameter.json_schema
+    check = _compile(schema, schema)
+    if parameter.required or parameter.default is not None:
+        return check
+    return lambda value: None if value is None else check(value)
+
+
+def plain(value: Any) -> Any:
+    """Models, dataclasses and enums as plain values; everything else as it is."""
+    if isinstance(value, Enum):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    dump = getattr(value, "model_dump", None)
+    return dump(mode="python") if dump is not None and hasattr(value, "model_fields_set") else value
+
+
+def _describe(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '…'}"
+
+
+def _compile(schema: Mapping[str, Any] | bool, root: Mapping[str, Any]) -> Check:
+    if schema is False:
+        return _refuse("nothing is allowed here")
+    if schema is True or not schema:
+        return plain
+    if "$ref" in schema:
+        return _lazy_reference(str(schema["$ref"]), root)
+    for word in ("anyOf", "oneOf"):
+        if word in schema:
+            return _any_of([_compile(option, root) for option in schema[word]], schema[word])
+    checks: list[Check] = [_compile(option, root) for option in schema.get("allOf", ())]
+    if "enum" in schema:
+        checks.append(_one_of(list(schema["enum"])))
+    if "const" in schema:
+        checks.append(_one_of([schema["const"]]))
+    kinds = schema.get("type")
+    if isinstance(kinds, list):
+        checks.append(
+            _any_of([_of_type(kind, schema, root) for kind in kinds], [{"type": kind} for kind in kinds])
+        )
+    elif kinds is not None:
+        checks.append(_of_type(kinds, schema, root))
+    if not checks:
+        return plain
+    return checks[0] if len(checks) == 1 else _chain(checks)
+
+
+def _refuse(why: str) -> Check:
+    def check(value: Any) -> Any:
+        raise ValueError(why)
+
+    return check
+
+
+def _chain(checks: Sequence[Check]) -> Check:
+    def check(value: Any) -> Any:
+        for one in checks:
+            value = one(value)
+        return value
+
+    return check
+
+
+def _lazy_reference(reference: str, root: Mapping[str, Any]) -> Check:
+    compiled: list[Check] = []  # when first used, because schemas may be recursive
+
+    def check(value: Any) -> Any:
+        if not compiled:
+            target: Any = root
+            for part in reference.removeprefix("#").strip("/").split("/"):
+                target = target.get(part.replace("~1", "/").replace("~0", "~"), {}) if part else target
+            compiled.append(_compile(target, root))
+        return compiled[0](value)
+
+    return check
+
+
+def _any_of(checks: Sequence[Check], options: Sequence[Any]) -> Check:
+    def check(value: Any) -> Any:
+        reasons = []
+        for one in checks:
+            try:
+                return one(value)
+            except ValueError as exc:
+                reasons.append(str(exc))
+        raise ValueError(" or ".join(dict.fromkeys(reasons)))
+
+    return check
+
+
+def _one_of(allowed: list[Any]) -> Check:
+    def check(value: Any) -> Any:
+        value = plain(value)
+        for one in allowed:
+            if value == one and isinstance(value, bool) == isinstance(one, bool):
+                return value
+        raise ValueError(f"expected one of {', '.join(map(repr, allowed))}, got {_describe(value)}")
+
+    return check
+
+
+def _of_type(kind: str, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Check:
+    match kind:
+        case "string":
+            return _string(schema)
+        case "integer" | "number":
+            return _number(kind, schema)
+        case "boolean":
+            return _boolean
+        case "null":
+            return _null
+        case "array":
+            return _array(schema, root)
+        case "object":
+            return _object(schema, root)
+        case _:
+            return plain
+
+
+def _boolean(value: Any) -> Any:
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    raise ValueError(f"expected true or false, got {_describe(value)}")
+
+
+def _null(value: Any) -> Any:
+    if value is None:
+        return None
+    raise ValueError(f"expected None, got {_describe(value)}")
+
+
+def _string(schema: Mapping[str, Any]) -> Check:
+    if (
+        schema.get("format") in ("binary", "base64", "byte")
+        or "contentEncoding" in schema
+        or "contentMediaType" in schema
+    ):
+        return _bytes
+    low, high = schema.get("minLength", 0), schema.get("maxLength")
+    pattern = re.compile(schema["pattern"]) if "pattern" in schema else None
+
+    def check(value: Any) -> Any:
+        if type(value) is not str:
+            value = str(value) if isinstance(value, PathLike) or _is_text_like(value) else plain(value)
+        if not isinstance(value, str):
+            raise ValueError(f"expected a string, got {_describe(value)}")
+        if len(value) < low or (high is not None and len(value) > high):
+            raise ValueError(
+                f"expected {low} to {'any number of' if high is None else high} characters, got {len(value)}"
+            )
+        if pattern is not None and not pattern.search(value):
+            raise ValueError(f"expected a string that matches {pattern.pattern!r}, got {_describe(value)}")
+        return value
+
+    return check
+
+
+def _is_text_like(value: Any) -> bool:
+    return type(value).__module__ in ("datetime", "uuid", "decimal", "pydantic.networks")
+
+
+def _bytes(value: Any) -> Any:
+    """Bytes, a path or an open file; text is taken for base64."""
+    if isinstance(value, (bytes, str)):
+        return value
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)
+    if isinstance(value, PathLike):
+        return Path(value).read_bytes()
+    if isinstance(value, io.IOBase):
+        data = value.read()
+        return data.encode() if isinstance(data, str) else data
+    raise ValueError(f"expected bytes, a path or an open file, got {_describe(value)}")
+
+
+def _number(kind: str, schema: Mapping[str, Any]) -> Check:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    bounds = " and ".join(
+        f"{sign} {bound}"
+        for sign, bound in ((">=", low), (">", above), ("<=", high), ("<", below))
+        if bound is not None
+    )
+    step = schema.get("multipleOf")
+
+    def check(value: Any) -> Any:
+        exact = type(value)
+        if exact is not int and exact is not float:
+            value = plain(value)
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise ValueError(
+                    f"expected {'an integer' if kind == 'integer' else 'a number'}, got {_describe(value)}"
+                )
+            value = int(value) if isinstance(value, Integral) else float(value)
+        if kind == "integer" and type(value) is float:
+            if not value.is_integer():
+                raise ValueError(f"expected an integer, got {_describe(value)}")
+            value = int(value)
+        if bounds and (
+            (low is not None and value < low)
+            or (high is not None and value > high)
+            or (above is not None and value <= above)
+            or (below is not None and value >= below)
+        ):
+            raise ValueError(f"expected a number {bounds}, got {value}")
+        if step is not None and value % step:
+            raise ValueError(f"expected a multiple of {step}, got {value}")
+        return value
+
+    return check
+
+
+def _array(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Check:
+    firsts = [_compile(item, root) for item in schema.get("prefixItems", ())]
+    each = _compile(schema.get("items", True), root)
+    low, high = schema.get("minItems", 0), schema.get("maxItems")
+
+    def check(value: Any) -> Any:
+        if hasattr(value, "tolist") and hasattr(value, "dtype"):
+            return value
+        if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, (Sequence, set, frozenset)):
+            raise ValueError(f"expected a list, got {_describe(value)}")
+        if len(value) < low or (high is not None and len(value) > high):
+            raise ValueError(
+                f"expected {low} to {'any number of' if high is None else high} items, got {len(value)}"
+            )
+        checked = []
+        for index, item in enumerate(value):
+            try:
+                checked.append(firsts[index](item) if index < len(firsts) else each(item))
+            except ValueError as exc:
+                raise ValueError(f"[{index}]: {exc}") from None
+        return checked
+
+    return check
+
+
+def _object(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Check:
+    properties = {name: _compile(part, root) for name, part in schema.get("properties", {}).items()}
+    required = list(schema.get("required", ()))
+    rest = schema.get("additionalProperties", True)
+    each = _compile(rest, root) if rest is not False else None
+
+    def check(value: Any) -> Any:
+        value = plain(value)
+        if not isinstance(value, Mapping):
+            raise ValueError(f"expected a mapping, got {_describe(value)}")
+        missing = [name for name in required if name not in value]
+        if missing:
+            raise ValueError(f"missing {', '.join(map(repr, missing))}")
+        checked = {}
+        for name, item in value.items():
+            one = properties.get(name, each)
+            if one is None:
+                raise ValueError(f"unknown key {name!r} (known: {', '.join(properties) or 'none'})")
+            try:
+                checked[name] = one(item)
+            except ValueError as exc:
+                raise ValueError(f"[{name!r}]: {exc}") from None
+        return checked
+
+    return check
+
+
+def _tensor_check(tensor: TensorDescription, batched: bool) -> Check:
+    """Arrays of the right dtype and shape as they are; others of a fitting kind cast; lists made into arrays if numpy is there."""
+    want, item = tensor.dtype, None if tensor.shape is None else tuple(tensor.shape)
+    fixed = item is not None and None not in item
+    rank = None if item is None else len(item)
+
+    def expected() -> str:
+        dims = "any shape" if item is None else _shape_text(item)
+        if batched and item is not None:
+            dims += f" or {_shape_text(('n', *item))}"
+        return f"{want or 'any dtype'} {dims}"
+
+    def fits(shape: tuple[int, ...]) -> bool:
+        if item is None:
+            return True
+        if len(shape) == rank:
+            return all(w is None or w == g for w, g in zip(item, shape, strict=True))
+        if batched and len(shape) == rank + 1:  # type: ignore[operator]
+            return all(w is None or w == g for w, g in zip(item, shape[1:], strict=True))
+        return False
+
+    known: dict[Any, bool] = {}
+
+    def check(value: Any) -> Any:
+        try:
+            dtype, shape = value.dtype, value.shape
+        except AttributeError:
+            return from_plain(value)
+        if type(value).__module__ != "numpy":
+            value = _to_numpy(value)
+            dtype, shape = value.dtype, value.shape
+        if not (shape == item if fixed else False) and not fits(shape):
+            raise ValueError(f"expected {expected()}, got {dtype} {_shape_text(shape)}")
+        right = known.get(dtype)
+        if right is None:
+            right = known[dtype] = want is None or dtype.name == want
+        return value if right else _cast(value, want, expected)
+
+    def from_plain(value: Any) -> Any:
+        if isinstance(value, memoryview):
+            if value.ndim and value.format in "bBhHiIqQfd?":
+                return check(_to_numpy(value))
+            raise ValueError(f"expected {expected()}, got a memoryview of format {value.format!r}")
+        if isinstance(value, (str, bytes, Mapping)) or value is None:
+            raise ValueError(f"expected {expected()}, got {_describe(value)}")
+        if not isinstance(value, Sequence) and hasattr(value, "__array__"):
+            return check(_to_numpy(value))
+        shape = _nested_shape(value, expected)
+        if not fits(shape):
+            raise ValueError(f"expected {expected()}, got nested lists {_shape_text(shape)}")
+        return check(_to_numpy(value)) if _has_numpy() else value
+
+    return check
+
+
+@cache
+def _has_numpy() -> bool:
+    return importlib.util.find_spec("numpy") is not None
+
+
+def _to_numpy(value: Any) -> Any:
+    import numpy as np
+
+    if hasattr(value, "detach"):  # a torch tensor, wherever it lives
+        value = value.detach().cpu()
+    return np.asarray(value)
+
+
+def _cast(array: Any, want: str | None, expected: Callable[[], str]) -> Any:
+    import numpy as np
+
+    target = np.dtype(want)
+    if np.can_cast(array.dtype, target, "same_kind") or (array.dtype.kind in "iub" and target.kind in "fc"):
+        if array.dtype.kind in "iu" and target.kind in "iu" and array.size:
+            bounds = np.iinfo(target)
+            if int(array.min()) < bounds.min or int(array.max()) > bounds.max:
+                raise ValueError(
+                    f"expected {expected()}, got {array.dtype} values outside {bounds.min} … {bounds.max}"
+                )
+        return array.astype(target)
+    if array.dtype.kind in "iu" and target.kind in "iu":
+        bounds = np.iinfo(target)
+        if not array.size or (int(array.min()) >= bounds.min and int(array.max()) <= bounds.max):
+            return array.astype(target)
+        raise ValueError(
+            f"expected {expected()}, got {array.dtype} values outside {bounds.min} … {bounds.max}"
+        )
+    raise ValueError(f"expected {expected()}, got {array.dtype} {_shape_text(array.shape)}")
+
+
+def _shape_text(shape: Sequence[Any]) -> str:
+    return "[" + ", ".join("?" if n is None else str(n) for n in shape) + "]"
+
+
+def _nested_shape(value: Any, expected: Callable[[], str]) -> tuple[int, ...]:
+    if isinstance(value, (str, bytes)) or value is None:
+        raise ValueError(f"expected {expected()}, got {_describe(value)} inside")
+    if not isinstance(value, Sequence):
+        return tuple(getattr(value, "shape", ()))
+    if not value:
+        return (0,)
+    shapes = {_nested_shape(item, expected) for item in value}
+    if len(shapes) > 1:
+        raise ValueError(f"expected {expected()}, got rows of different lengths")
+    return (len(value), *shapes.pop())

@@ -1,0 +1,316 @@
+"""A Service and its Endpoints: what `connect` gives."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import html
+import inspect
+import logging
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextvars import copy_context
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from ._job import Job
+from ._portal import Outbox, Outcome, portal
+from ._retry import RetryPolicy
+from ._signature import make_bind, make_signature
+from .exceptions import ConfigurationError, InvalidInputError, NotFoundError, SocaityError
+from .protocol.description import EndpointDescription, ServiceDescription
+from .transport import Target, Transport
+
+if TYPE_CHECKING:
+    from ._pipeline import JobGroup
+
+__all__ = ["Endpoint", "Service"]
+
+logger = logging.getLogger(__name__)
+_DESCRIBE_GRACE = 5.0
+_CANCEL_DEADLINE = 10.0
+
+
+class Service:
+    """A connected service; its endpoints are attributes, `service.predict("a cat")`, or items, `service["predict"]`.
+
+    Made by `socaity.connect`, which returns at once; the endpoints are asked for on first use (which waits for the answer),
+    in `with` and `async with`, or by `refresh()`. Usable from any thread and any number of event loops.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        open_wire: Callable[[], Transport],
+        retry: RetryPolicy,
+        shows_progress: bool,
+    ) -> None:
+        self._target = target
+        self._open_wire = open_wire
+        self._retry = retry
+        self.shows_progress = shows_progress
+        self._description: ServiceDescription | None = None
+        self._endpoints: dict[str, Endpoint] = {}
+        self._interrupted: dict[str, Job[Any]] = {}
+        self._closed = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._generation = portal.generation
+        self._transport: Transport | None = None
+        self._outbox: Outbox[Job[Any]] = Outbox(self._start)
+        self._take_back: Callable[[], None] | None = None
+
+    # -- endpoints ---------------------------------------------------------------------------------------------------
+
+    @property
+    def endpoints(self) -> Mapping[str, Endpoint]:
+        """All endpoints by name; asks the service on first use."""
+        if self._description is None:
+            self.refresh()
+        return MappingProxyType(self._endpoints)
+
+    def refresh(self) -> Self:
+        """Ask the service again what can be called; waits for the answer.
+
+        Raises ConnectError, TransportTimeout, ProtocolError or APIError.
+        """
+        self._describe().result(self._target.timeout + _DESCRIBE_GRACE)
+        return self
+
+    def __getattr__(self, name: str) -> Endpoint:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except NotFoundError as exc:
+            raise AttributeError(str(exc)) from exc
+
+    def __getitem__(self, name: str) -> Endpoint:
+        endpoints = self.endpoints
+        if name not in endpoints:
+            close = difflib.get_close_matches(name, endpoints, 1)
+            hint = (
+                f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(endpoints)) or 'none'}"
+            )
+            raise NotFoundError(
+                f"{self._target.url} has no endpoint {name!r}; {hint}", code="unknown_endpoint"
+            )
+        return endpoints[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.endpoints)
+
+    def __dir__(self) -> list[str]:
+        try:
+            names: Iterable[str] = self.endpoints
+        except SocaityError:  # completion must not raise when the service is away
+            names = ()
+        return sorted({*super().__dir__(), *names})
+
+    def job(self, job_id: str) -> Job[Any]:
+        """The job with this id: the same object after a wait for it was interrupted here, else attached anew.
+
+        An id that the service does not know gives a job that ends in NotFoundError.
+        """
+        self._check_open()
+        if job_id in self._interrupted:
+            return self._interrupted.pop(job_id)
+        endpoint = Endpoint(self, EndpointDescription(name="job", path=""))
+        endpoint.may_stream = True
+        job: Job[Any] = Job(endpoint, {}, job_id)
+        job._accepted = True
+        portal.call_soon(lambda: self._wire().attach(job))
+        return job
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the wire. Running jobs go on at the service, their Job objects here end as JobLost."""
+        if portal.is_own_thread:
+            raise RuntimeError("close() would wait for ever on socaity's own loop")
+        self._closing().result(_CANCEL_DEADLINE)
+
+    async def aclose(self) -> None:
+        """The same without blocking the event loop."""
+        await self._closing()
+
+    def __enter__(self) -> Self:
+        return self.refresh()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        await self._describe()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __await__(self) -> Generator[Any, Any, Self]:
+        """`service = await socaity.connect(url)`: with the endpoints known, without blocking the event loop."""
+        yield from self._describe().__await__()
+        return self
+
+    def __repr__(self) -> str:
+        known = f"{len(self._endpoints)} endpoints" if self._description is not None else "not asked yet"
+        return f"<Service {self._target.url} ({known})>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td><code>{html.escape(name + str(inspect.signature(one)))}</code></td>"
+            f"<td>{html.escape((one.__doc__ or '').partition(chr(10))[0])}</td></tr>"
+            for name, one in sorted(self._endpoints.items())
+        )
+        return f"<b>{html.escape(self._target.url)}</b><table>{rows}</table>"
+
+    # -- on the way to the wire ----------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigurationError(f"the service {self._target.url} was closed; call socaity.connect again")
+        if self._generation != portal.generation:
+            self._reset()  # we are the child of a fork: the wire is the parent's
+
+    def _submit(self, job: Job[Any]) -> None:
+        if self._closed or self._generation != portal.generation:
+            self._check_open()
+        self._outbox.put(job)
+
+    def _wire(self) -> Transport:
+        if self._transport is None:
+            self._transport = self._open_wire()
+            self._take_back = portal.at_exit(self._transport.aclose)
+        return self._transport
+
+    def _start(self, jobs: list[Job[Any]]) -> None:
+        jobs = [job for job in jobs if not job._ended]
+        for job in jobs:
+            job._held = False
+        try:
+            self._wire().start(jobs)
+        except SocaityError as exc:
+            for job in jobs:
+                job.fail(exc)
+
+    def _retry_later(self, job: Job[Any], error: SocaityError) -> bool:
+        """Take the job over after a refusal; False if it is not worth another try."""
+        delay = self._retry.next_delay(job._attempt, error, time.monotonic() - job._created)
+        if delay is None or self._closed:
+            return False
+        job._attempt += 1
+        job._held = True
+        logger.debug("job %s was refused (%s); try %d in %.2f s", job.id, error, job._attempt, delay)
+        asyncio.get_running_loop().call_later(delay, self._start, [job])
+        return True
+
+    def _cancel(self, job: Job[Any]) -> None:
+        if job._held:  # between two tries, or waiting for an argument: no service has it
+            job._end_cancelled("cancelled before it was sent")
+        elif not job._ended:
+            asyncio.get_running_loop().create_task(self._cancel_on_wire(job)).add_done_callback(_log_failure)
+
+    async def _cancel_on_wire(self, job: Job[Any]) -> None:
+        try:
+            async with asyncio.timeout(_CANCEL_DEADLINE):
+                await self._wire().cancel(job.id)
+        except (SocaityError, TimeoutError) as exc:
+            if not job._accepted:
+                job._end_cancelled(f"cancelled before the service accepted it ({exc})")
+            else:
+                logger.warning("job %s could not be cancelled and runs on: %s", job.id, exc)
+
+    def _describe(self) -> Outcome[None]:
+        self._check_open()
+        return portal.spawn(self._read_description())
+
+    async def _read_description(self) -> None:
+        description = await self._wire().describe()
+        endpoints = {}
+        for one in description.endpoints:
+            known = self._endpoints.get(one.name)
+            endpoints[one.name] = (
+                known if known is not None and known.description == one else Endpoint(self, one)
+            )
+        self._endpoints = endpoints
+        self._description = description
+
+    def _closing(self) -> Outcome[None]:
+        if self._generation != portal.generation:
+            self._reset()
+        self._closed = True
+        return portal.spawn(self._close_wire())
+
+    async def _close_wire(self) -> None:
+        transport, self._transport = self._transport, None
+        if self._take_back is not None:
+            self._take_back()
+        if transport is not None:
+            await transport.aclose()
+
+
+class Endpoint:
+    """A remote function: call it and get a Job at once.
+
+    Signature, docstring and annotations are those of the live description. Wrong arguments raise InvalidInputError, with
+    the parameter named, before anything is sent.
+    """
+
+    decode: Callable[[Any], Any] | None = None
+
+    def __init__(self, service: Service, description: EndpointDescription) -> None:
+        self.service = service
+        self.description = description
+        self.name = description.name
+        self.may_stream = description.streaming
+        self.__name__ = self.__qualname__ = description.name
+        self.__doc__ = description.doc
+        self.__signature__ = make_signature(description)
+        self.__annotations__ = {
+            name: one.annotation
+            for name, one in self.__signature__.parameters.items()
+            if one.annotation is not one.empty
+        }
+        self._bind = make_bind(description)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Job[Any]:
+        """Check the arguments and start the job. Raises InvalidInputError."""
+        try:
+            job: Job[Any] = Job(self, self._bind(args, kwargs))
+        except InvalidInputError:
+            from ._pipeline import call_with_jobs
+
+            waiting = call_with_jobs(self, args, kwargs)
+            if waiting is None:
+                raise
+            return waiting
+        service = self.service
+        job.context = copy_context()
+        service._submit(job)
+        return job
+
+    submit = __call__
+
+    def map(self, *inputs: Iterable[Any], concurrency: int = 2048, **constant: Any) -> JobGroup[Any]:
+        """Call once for every item of `inputs` (several are walked together, as by `map`) and return the group at once.
+
+        At most `concurrency` jobs are unfinished at a time; the inputs are read as places get free. Keyword arguments are
+        the same for all calls. A row with a wrong argument fails alone, as its member of the group.
+        """
+        from ._pipeline import map_endpoint
+
+        return map_endpoint(self, inputs, constant, concurrency)
+
+    def __repr__(self) -> str:
+        return f"<Endpoint {self.name}{self.__signature__}>"
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        logger.error("cancelling a job failed", exc_info=task.exception())

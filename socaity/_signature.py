@@ -1,0 +1,149 @@
+"""From the description of an endpoint to a real Python signature, and from a call to its arguments."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, Union
+
+from ._schema import compile_check
+from .exceptions import InvalidInputError
+from .protocol.description import EndpointDescription, ParameterDescription
+
+Bind = Callable[[tuple[Any, ...], dict[str, Any]], dict[str, Any]]
+
+_TYPES: dict[str, Any] = {
+    "string": str,
+    "integer": int,
+    "number": float,
+    "boolean": bool,
+    "null": None,
+    "array": list,
+    "object": dict,
+}
+
+
+def make_signature(endpoint: EndpointDescription) -> inspect.Signature:
+    """The signature that a person sees; parameters that are no Python names can only be given as `**{"a-b": 1}`."""
+    parameters = []
+    optional_seen = False
+    for one in endpoint.parameters:
+        if not one.name.isidentifier() or one.variadic:
+            continue
+        after_optional = one.required and optional_seen
+        kind = inspect.Parameter.KEYWORD_ONLY if after_optional else inspect.Parameter.POSITIONAL_OR_KEYWORD
+        optional_seen = optional_seen or not one.required
+        default = inspect.Parameter.empty if one.required else one.default
+        parameters.append(inspect.Parameter(one.name, kind, default=default, annotation=annotation_of(one)))
+    parameters.sort(key=lambda parameter: parameter.kind)
+    for one in endpoint.parameters:
+        if one.variadic:
+            parameters.append(inspect.Parameter(one.name, inspect.Parameter.VAR_KEYWORD))
+    return inspect.Signature(parameters, return_annotation=python_type(endpoint.returns, endpoint.returns))
+
+
+def annotation_of(parameter: ParameterDescription) -> Any:
+    """The Python type of a parameter; arrays as text, because numpy may not be installed."""
+    if parameter.tensor is not None:
+        shape = parameter.tensor.shape
+        dims = "" if shape is None else ", " + "×".join("?" if n is None else str(n) for n in shape)
+        return f"Array[{parameter.tensor.dtype or 'any'}{dims}]"
+    if parameter.location == "file":
+        return bytes
+    return python_type(parameter.json_schema, parameter.json_schema)
+
+
+def python_type(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int = 0) -> Any:
+    """The nearest Python type of a JSON schema; `Any` where there is none."""
+    if depth > 8 or not isinstance(schema, Mapping):
+        return Any
+    if "$ref" in schema:
+        target: Any = root
+        for part in str(schema["$ref"]).removeprefix("#").strip("/").split("/"):
+            target = target.get(part, {}) if isinstance(target, Mapping) else {}
+        return python_type(target, root, depth + 1)
+    if "enum" in schema:
+        return Literal[tuple(schema["enum"])]
+    if "const" in schema:
+        return Literal[schema["const"]]
+    for word in ("anyOf", "oneOf"):
+        if word in schema:
+            return _union(python_type(option, root, depth + 1) for option in schema[word])
+    kind = schema.get("type")
+    if isinstance(kind, list):
+        return _union(_TYPES.get(one, Any) for one in kind)
+    if kind == "string" and schema.get("format") in ("binary", "base64", "byte"):
+        return bytes
+    if kind == "array" and schema.get("items"):
+        return list[python_type(schema["items"], root, depth + 1)]  # type: ignore[misc]
+    if kind == "object" and isinstance(schema.get("additionalProperties"), Mapping):
+        return dict[str, python_type(schema["additionalProperties"], root, depth + 1)]  # type: ignore[misc]
+    return _TYPES.get(str(kind), Any)
+
+
+def _union(options: Iterable[Any]) -> Any:
+    return Union[tuple(dict.fromkeys(options))]  # noqa: UP007 - built at run time
+
+
+def make_bind(endpoint: EndpointDescription) -> Bind:
+    """The function that turns `(args, kwargs)` into the arguments that are sent, compiled once per endpoint.
+
+    Arguments that were not given are not sent: the server has the defaults. Raises InvalidInputError with the parameter
+    named.
+    """
+    names = [one.name for one in endpoint.parameters if not one.variadic]
+    signature = make_signature(endpoint)
+    positional = [
+        name
+        for name, one in signature.parameters.items()
+        if one.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ]
+    checks = {one.name: compile_check(one, endpoint) for one in endpoint.parameters if not one.variadic}
+    required = [one.name for one in endpoint.parameters if one.required and not one.variadic]
+    variadic = any(one.variadic for one in endpoint.parameters)
+    in_order = [(name, checks[name]) for name in positional]
+
+    def bind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        arguments: dict[str, Any] = {}
+        name = ""
+        try:
+            if args:
+                if len(args) > len(in_order):
+                    raise _too_many(endpoint, len(args), names)
+                for (name, check), value in zip(in_order, args, strict=False):
+                    arguments[name] = check(value)
+            for name, value in kwargs.items():
+                if name in arguments:
+                    raise InvalidInputError(f"{endpoint.name}() got {name!r} twice", parameter=name)
+                known = checks.get(name)
+                if known is not None:
+                    arguments[name] = known(value)
+                elif variadic:
+                    arguments[name] = value
+                else:
+                    raise _unknown(endpoint, name, names)
+        except (ValueError, TypeError) as exc:
+            raise InvalidInputError(f"{endpoint.name}({name}=…): {exc}", parameter=name) from exc
+        for name in required:
+            if name not in arguments:
+                raise InvalidInputError(
+                    f"{endpoint.name}() needs the argument {name!r}: {endpoint.name}{make_signature(endpoint)}",
+                    parameter=name,
+                )
+        return arguments
+
+    return bind
+
+
+def _too_many(endpoint: EndpointDescription, given: int, names: list[str]) -> InvalidInputError:
+    return InvalidInputError(
+        f"{endpoint.name}() takes {len(names)} arguments ({', '.join(names) or 'none'}), got {given}: "
+        f"{endpoint.name}{make_signature(endpoint)}"
+    )
+
+
+def _unknown(endpoint: EndpointDescription, name: str, names: list[str]) -> InvalidInputError:
+    close = difflib.get_close_matches(name, names, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(names) or 'none'})"
+    return InvalidInputError(f"{endpoint.name}() has no argument {name!r}{hint}", parameter=name)

@@ -1,0 +1,206 @@
+"""The messages of the socket protocol `socaity.v1`, and how a burst of them becomes frames and comes back.
+
+A frame is one WebSocket message, a MessagePack array `[seq, ack, [message, …]]`; a message is an array whose first item
+is one of the numbers below. Full description: `docs/wire-protocol.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgpack
+from msgpack import ExtType
+
+from .messagepack import (
+    MAX_DEPTH,
+    TENSOR,
+    MalformedError,
+    _array_header,
+    _default,
+    _ext_hook,
+    make_tensor,
+    read_tensor_header,
+)
+
+# client to server
+HELLO = 1  # [1, {"protocol", "session", "received"}]
+CALL = 2  # [2, n, endpoint, {arguments}]
+SUBMIT = 3  # [3, n, endpoint, {arguments}, job id]
+WATCH = 4  # [4, n, job id, after]
+CANCEL = 5  # [5, n, call number | job id]
+DESCRIBE = 6  # [6, n]
+# both ways
+BUFFER = 7  # [7, buffer number, total bytes, piece]
+# server to client
+WELCOME = 16  # [16, {"session", "resumed", "received", "instance", "max_body", "description"}]
+RESULT = 17  # [17, n, value]
+ERROR = 18  # [18, n, problem]
+EVENT = 19  # [19, n, seq, kind, data]
+RESULTS = 20  # [20, [n, …], tensor]: row i is the result of call n[i]
+GOODBYE = 21  # [21, problem]: the connection cannot go on
+
+REFERENCE = 2
+"""Extension type of a tensor whose data came before in BUFFER messages: 8 bytes buffer number, then the tensor header."""
+
+LARGE = 256 * 1024
+"""Arrays of at least this many bytes travel as BUFFER messages."""
+PIECE = 512 * 1024
+"""How many bytes of data go into one BUFFER message."""
+FRAME_SIZE = 1024 * 1024
+"""A frame is cut where it would become larger than this, between two messages."""
+
+
+class FrameWriter:
+    """Packs messages; large arrays are set aside in `large` and only referred to."""
+
+    def __init__(self) -> None:
+        self._next_buffer = 0
+        self.large: list[tuple[int, memoryview]] = []
+
+    def pack(self, messages: Sequence[Any]) -> bytes:
+        """The messages as MessagePack. Raises TypeError or ValueError for a value that cannot be sent."""
+        return msgpack.packb(messages, default=self._default)  # type: ignore[no-any-return]
+
+    def _default(self, value: Any) -> Any:
+        if getattr(value, "nbytes", 0) >= LARGE and hasattr(value, "dtype"):
+            return self._refer(value)
+        return _default(value)
+
+    def _refer(self, array: Any) -> Any:
+        import numpy as np
+
+        array = np.asarray(array)
+        array = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
+        header = _array_header(array.dtype, array.shape)
+        self._next_buffer += 1
+        self.large.append((self._next_buffer, memoryview(array.reshape(-1).view(np.uint8))))
+        return ExtType(REFERENCE, self._next_buffer.to_bytes(8, "big") + (header or b""))
+
+    def take_large(self) -> list[tuple[int, memoryview]]:
+        """The arrays set aside since the last call, with their buffer numbers."""
+        large, self.large = self.large, []
+        return large
+
+
+class FrameReader:
+    """Unpacks frames; `max_body` bounds the bytes of the arrays that are on their way."""
+
+    def __init__(self, max_body: int | None = None) -> None:
+        self._max_body = max_body
+        self._buffers: dict[int, tuple[bytearray, int]] = {}
+        self._pending = 0
+        self._refused: set[int] = set()
+        self.met_too_large = False
+
+    def read(self, data: bytes | bytearray | memoryview) -> tuple[int, int, list[Any]]:
+        """`seq`, `ack` and the messages, of which BUFFER messages are taken in. Raises MalformedError."""
+        try:
+            frame = msgpack.unpackb(data, ext_hook=self._ext_hook, strict_map_key=False)
+        except MalformedError:
+            raise
+        except Exception as exc:  # msgpack raises many classes; all mean the same here
+            raise MalformedError(f"a frame is not MessagePack: {exc or type(exc).__name__}") from exc
+        if type(frame) is not list or len(frame) != 3:
+            raise MalformedError("a frame is not [seq, ack, messages]")
+        seq, ack, messages = frame
+        if type(seq) is not int or type(ack) is not int or type(messages) is not list or seq < 0 or ack < 0:
+            raise MalformedError("a frame is not [seq, ack, messages]")
+        for message in messages:
+            if type(message) is not list or not message or type(message[0]) is not int:
+                raise MalformedError("a message is not an array that begins with its number")
+            if message[0] == BUFFER:
+                self._take_piece(message)
+        return seq, ack, messages
+
+    def _take_piece(self, message: list[Any]) -> None:
+        try:
+            _, number, total, piece = message
+            if (
+                type(number) is not int
+                or type(total) is not int
+                or type(piece) is not bytes
+                or not 0 < total < 2**40
+            ):
+                raise ValueError
+        except ValueError:
+            raise MalformedError("a BUFFER message is not [7, number, total, piece]") from None
+        if number in self._refused:
+            return
+        known = self._buffers.get(number)
+        if known is None:
+            if self._max_body is not None and self._pending + total > self._max_body:
+                if len(self._refused) >= 1024:
+                    raise MalformedError("too many buffers above the limit")
+                self._refused.add(number)
+                return
+            self._pending += total
+            known = (bytearray(total), 0)
+        buffer, filled = known
+        if filled + len(piece) > len(buffer):
+            raise MalformedError(f"buffer {number} gets more than the {len(buffer)} bytes it announced")
+        buffer[filled : filled + len(piece)] = piece
+        self._buffers[number] = (buffer, filled + len(piece))
+
+    def _ext_hook(self, code: int, data: bytes) -> Any:
+        if code != REFERENCE:
+            return _ext_hook(code, data)
+        number = int.from_bytes(data[:8], "big")
+        if number in self._refused:
+            self._refused.discard(number)
+            self.met_too_large = True
+            return TooLarge(self._max_body or 0)
+        buffer, filled = self._buffers.pop(number, (None, 0))
+        if buffer is None or filled != len(buffer):
+            raise MalformedError(f"buffer {number} was referred to before all of it came")
+        self._pending -= len(buffer)
+        if len(data) < 9:
+            raise MalformedError("a reference to a buffer has no header")
+        dtype, shape, size = read_tensor_header(data[9 : 9 + data[8]])
+        if size != len(buffer):
+            raise MalformedError(
+                f"a {dtype} tensor of shape {list(shape)} needs {size} bytes, its buffer has {len(buffer)}"
+            )
+        return make_tensor(buffer, dtype, shape)
+
+
+class TooLarge:
+    """Stands where an array above the limit would have been; whoever takes the message refuses it."""
+
+    __slots__ = ("limit",)
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+
+
+def pieces_of(number: int, data: memoryview) -> list[Callable[[], list[Any]]]:
+    """The BUFFER messages of one array, made one at a time so that no second copy of the whole exists."""
+    total = len(data)
+    return [
+        (lambda start=start: [BUFFER, number, total, data[start : start + PIECE]])  # type: ignore[misc]
+        for start in range(0, total, PIECE)
+    ]
+
+
+__all__ = [
+    "BUFFER",
+    "CALL",
+    "CANCEL",
+    "DESCRIBE",
+    "ERROR",
+    "EVENT",
+    "FRAME_SIZE",
+    "GOODBYE",
+    "HELLO",
+    "MAX_DEPTH",
+    "RESULT",
+    "RESULTS",
+    "SUBMIT",
+    "TENSOR",
+    "WATCH",
+    "WELCOME",
+    "FrameReader",
+    "FrameWriter",
+    "TooLarge",
+    "pieces_of",
+]

@@ -1,0 +1,202 @@
+"""A numbered, acknowledged stream of frames that survives the connections it runs over; used by both sides.
+
+Frames are kept until the other side has acknowledged them. `resume` sends again what a broken connection swallowed, and
+what comes twice is dropped, so every message arrives once and in order, for as long as both sides keep the Link.
+Large arrays are cut in pieces and sent only while little is unacknowledged, so that small messages pass them and a slow
+reader costs the sender a window, not the array.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgpack
+
+from .frames import FRAME_SIZE, FrameReader, FrameWriter, pieces_of
+from .messagepack import MalformedError
+
+WINDOW = 4 * 1024 * 1024
+"""Pieces of large arrays are sent only while fewer bytes than this are unacknowledged."""
+ACK_BYTES = 1024 * 1024
+ACK_FRAMES = 128
+ACK_DELAY = 0.5
+"""An acknowledgement goes with the next frame, or alone after so many bytes, frames or seconds."""
+
+Write = Callable[[bytes], None]
+
+
+class Link:
+    """One side of the stream. `on_unsendable(message, error)` is told of a message that has no form on the wire."""
+
+    def __init__(
+        self,
+        *,
+        on_unsendable: Callable[[Any, Exception], None],
+        max_body: int | None = None,
+        max_unacknowledged: int = 256 * 1024 * 1024,
+    ) -> None:
+        self._on_unsendable = on_unsendable
+        self._writer = FrameWriter()
+        self._reader = FrameReader(max_body)
+        self._write: Write | None = None
+        self._seq = 0
+        self._kept: deque[tuple[int, bytes]] = deque()
+        self._kept_bytes = 0
+        self._max_unacknowledged = max_unacknowledged
+        self._bulk: deque[Any] = deque()
+        self.received = 0
+        self._acked = 0
+        self._unacked_bytes = 0
+        self._ack_timer: asyncio.TimerHandle | None = None
+
+    def take_too_large(self) -> bool:
+        """Whether an array above the limit was met since the last look; a TooLarge stands in its place."""
+        met, self._reader.met_too_large = self._reader.met_too_large, False
+        return met
+
+    @property
+    def is_overdue(self) -> bool:
+        """The other side has not acknowledged for so long that keeping more would be a leak."""
+        return self._kept_bytes > self._max_unacknowledged
+
+    @property
+    def is_idle(self) -> bool:
+        """Everything was sent and acknowledged."""
+        return not self._kept and not self._bulk
+
+    # -- out ---------------------------------------------------------------------------------------------------------
+
+    def connect(self, write: Write) -> None:
+        """Use this connection from now on."""
+        self._write = write
+
+    def disconnect(self) -> None:
+        """The connection is gone; frames are kept."""
+        self._write = None
+        self._stop_ack_timer()
+
+    def send_unnumbered(self, message: Any) -> None:
+        """Hello, welcome and goodbye: outside of the numbering."""
+        if self._write is not None:
+            self._write(b"\x93\x00" + msgpack.packb(self.received) + self._writer.pack([message]))
+
+    def resume(self, received: int) -> None:
+        """Send again all that the other side, which has frames up to `received`, did not get."""
+        self._acknowledge(received)
+        if self._write is not None:
+            for _, frame in self._kept:
+                self._write(frame)
+        self._pump()
+
+    def send(self, messages: Sequence[Any]) -> None:
+        """Send a burst in as few frames as possible."""
+        try:
+            packed = self._writer.pack(messages)
+        except (TypeError, ValueError, OverflowError) as exc:
+            self._writer.take_large()
+            if len(messages) == 1:
+                self._on_unsendable(messages[0], exc)
+            else:
+                self._send_halves(messages)
+            return
+        if self._writer.large or (len(packed) > FRAME_SIZE and len(messages) > 1):
+            large = self._writer.take_large()
+            if len(messages) > 1:
+                self._send_halves(messages)
+                return
+            for number, data in large:
+                self._bulk.extend(pieces_of(number, data))
+            self._bulk.append(packed)
+            self._pump()
+            return
+        self._put(packed)
+
+    def _send_halves(self, messages: Sequence[Any]) -> None:
+        half = len(messages) // 2
+        self.send(messages[:half])
+        self.send(messages[half:])
+
+    def _put(self, packed: bytes) -> None:
+        self._seq += 1
+        frame = b"\x93" + msgpack.packb(self._seq) + msgpack.packb(self.received) + packed
+        self._kept.append((self._seq, frame))
+        self._kept_bytes += len(frame)
+        self._note_acked()
+        if self._write is not None:
+            self._write(frame)
+
+    def _pump(self) -> None:
+        bulk = self._bulk
+        while bulk and self._write is not None and self._kept_bytes < WINDOW:
+            item = bulk.popleft()
+            self._put(item if type(item) is bytes else self._writer.pack([item()]))
+
+    # -- in ----------------------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes | bytearray | memoryview) -> list[Any]:
+        """The messages of a frame; none if it came before. Raises MalformedError."""
+        seq, ack, messages = self._reader_for(data)
+        if ack > self._seq:
+            raise MalformedError(f"frame {ack} is acknowledged, but only {self._seq} were sent")
+        if ack:
+            self._acknowledge(ack)
+            if self._bulk:
+                self._pump()
+        if seq == 0:
+            return messages
+        self.received = seq
+        self._unacked_bytes += len(data)
+        if self._unacked_bytes >= ACK_BYTES or seq - self._acked >= ACK_FRAMES:
+            self._send_ack()
+        elif self._ack_timer is None:
+            self._ack_timer = asyncio.get_running_loop().call_later(ACK_DELAY, self._ack_late)
+        return messages
+
+    def _reader_for(self, data: bytes | bytearray | memoryview) -> tuple[int, int, list[Any]]:
+        # the number is looked at first: a frame that comes twice must not be taken in twice
+        seq = _peek_seq(data)
+        if seq and seq <= self.received:
+            return 0, 0, []
+        if seq and seq != self.received + 1:
+            raise MalformedError(f"frame {seq} came after frame {self.received}")
+        return self._reader.read(data)
+
+    def _acknowledge(self, ack: int) -> None:
+        kept = self._kept
+        while kept and kept[0][0] <= ack:
+            self._kept_bytes -= len(kept.popleft()[1])
+
+    def _send_ack(self) -> None:
+        if self._write is not None:
+            self._write(b"\x93\x00" + msgpack.packb(self.received) + b"\x90")
+        self._note_acked()
+
+    def _ack_late(self) -> None:
+        self._ack_timer = None
+        if self._acked < self.received:
+            self._send_ack()
+
+    def _note_acked(self) -> None:
+        self._acked = self.received
+        self._unacked_bytes = 0
+
+    def _stop_ack_timer(self) -> None:
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
+
+
+def _peek_seq(data: bytes | bytearray | memoryview) -> int:
+    """The first item of the frame without unpacking the rest."""
+    if len(data) < 4 or data[0] != 0x93:
+        raise MalformedError("a frame is not [seq, ack, messages]")
+    first = data[1]
+    if first < 0x80:
+        return first
+    size = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}.get(first)
+    if size is None or len(data) < 2 + size:
+        raise MalformedError("the number of a frame is not an unsigned integer")
+    return int.from_bytes(data[2 : 2 + size], "big")

@@ -1,0 +1,276 @@
+"""The client's end of a socket session: calls to frames and frames to events, without any input or output of its own.
+
+One session lives over many connections. What happens to a call when a connection breaks is in `_restart`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from socaity.exceptions import (
+    ConnectError,
+    InvalidInputError,
+    JobCancelled,
+    JobLost,
+    ProtocolError,
+    SocaityError,
+    TransportError,
+    TransportTimeout,
+    from_problem,
+)
+from socaity.protocol.description import PROTOCOL, ServiceDescription
+from socaity.protocol.events import JobEvent
+from socaity.protocol.frames import (
+    CALL,
+    CANCEL,
+    DESCRIBE,
+    ERROR,
+    EVENT,
+    GOODBYE,
+    HELLO,
+    RESULT,
+    RESULTS,
+    SUBMIT,
+    WATCH,
+    WELCOME,
+)
+from socaity.protocol.link import Link
+from socaity.protocol.messagepack import MalformedError
+from socaity.transport import Call
+
+
+class ClientSession:
+    """Calls on their way over a socket. Used on one loop; `wanted` asks for a connection when there is none."""
+
+    def __init__(self, *, wanted: Callable[[], None], timeout: float) -> None:
+        self._wanted = wanted
+        self._timeout = timeout
+        self._session: str | None = None
+        self._n = 0
+        self._calls: dict[int, Call] = {}
+        self._sent: set[int] = set()
+        self._requests: dict[int, asyncio.Future[Any]] = {}
+        self._waiting: list[tuple[Call, bool]] = []
+        self._is_open = False
+        self._max_body: int | None = None
+        self._link = self._new_link()
+        self._opened: asyncio.Event = asyncio.Event()
+        self.failure: SocaityError | None = None
+
+    def _new_link(self) -> Link:
+        return Link(on_unsendable=self._on_unsendable)
+
+    @property
+    def is_open(self) -> bool:
+        return self._is_open
+
+    @property
+    def has_work(self) -> bool:
+        """Whether somebody waits for something, so that a lost connection is worth another."""
+        return bool(self._calls or self._waiting or self._requests)
+
+    # -- calls -------------------------------------------------------------------------------------------------------
+
+    def start(self, calls: Sequence[Call]) -> None:
+        if not self._is_open:
+            self._waiting.extend((call, False) for call in calls)
+            self._wanted()
+            return
+        n, mine = self._n, self._calls
+        messages: list[list[Any]] = []
+        for call in calls:
+            n += 1
+            mine[n] = call
+            endpoint = call.endpoint
+            if endpoint.direct:
+                messages.append([CALL, n, endpoint.name, call.arguments])
+            else:
+                messages.append([SUBMIT, n, endpoint.name, call.arguments, call.id])
+        self._n = n
+        self._link.send(messages)
+
+    def attach(self, call: Call) -> None:
+        if not self._is_open:
+            self._waiting.append((call, True))
+            self._wanted()
+            return
+        self._n += 1
+        self._calls[self._n] = call
+        self._link.send([[WATCH, self._n, call.id, call.seq]])
+
+    async def cancel(self, job_id: str) -> None:
+        for index, (call, _) in enumerate(self._waiting):
+            if call.id == job_id:
+                del self._waiting[index]
+                call.accept()
+                call.fail(JobCancelled("cancelled before it was sent", job_id=job_id))
+                return
+        number = next(
+            (n for n, call in self._calls.items() if call.endpoint.direct and call.id == job_id), None
+        )
+        await self.request([CANCEL, 0, job_id if number is None else number])
+
+    async def describe(self) -> ServiceDescription:
+        return ServiceDescription.model_validate(await self.request([DESCRIBE, 0]))
+
+    async def request(self, message: list[Any]) -> Any:
+        """Send a message whose second item is its number and wait for its answer."""
+        async with asyncio.timeout(self._timeout) as deadline:
+            try:
+                while not self._is_open:
+                    self._opened.clear()
+                    self.failure = None
+                    self._wanted()
+                    await self._opened.wait()
+                    if self.failure is not None:
+                        raise self.failure
+                self._n += 1
+                message[1] = self._n
+                answer = self._requests[self._n] = asyncio.get_running_loop().create_future()
+                self._link.send([message])
+                return await answer
+            except asyncio.CancelledError:
+                if deadline.expired():
+                    raise TransportTimeout(f"no answer within {self._timeout:g} s") from None
+                raise
+            finally:
+                self._requests.pop(message[1], None)
+
+    # -- connections -------------------------------------------------------------------------------------------------
+
+    def connect(self, write: Callable[[bytes], None]) -> None:
+        """A connection is there: say hello on it."""
+        self._link.connect(write)
+        hello = {"protocol": PROTOCOL, "session": self._session, "received": self._link.received}
+        self._link.send_unnumbered([HELLO, hello])
+
+    def disconnect(self) -> None:
+        """The connection is gone; everything is kept."""
+        self._is_open = False
+        self._link.disconnect()
+
+    def give_up(self, error: SocaityError) -> None:
+        """No connection can be had: end every call. What was never sent was not run."""
+        self._is_open = False
+        self._link.disconnect()
+        self.failure = error
+        self._opened.set()
+        waiting, self._waiting = self._waiting, []
+        calls, self._calls = self._calls, {}
+        requests, self._requests = self._requests, {}
+        self._session, self._link = None, self._new_link()
+        for call, _ in waiting:
+            call.fail(error)
+        for call in calls.values():
+            call.accept()
+            lost = JobLost(f"the connection was lost and could not be made again: {error}", job_id=call.id)
+            lost.__cause__ = error
+            call.fail(lost)
+        for request in requests.values():
+            if not request.done():
+                request.set_exception(error)
+
+    def receive(self, data: bytes) -> None:
+        """Take a frame. Raises ProtocolError if it is none, after which the connection must be closed."""
+        try:
+            messages = self._link.receive(data)
+        except MalformedError as exc:
+            raise ProtocolError(f"the server sent something that is no frame: {exc}") from exc
+        calls = self._calls
+        for message in messages:
+            op = message[0]
+            if op == RESULT:
+                call = calls.pop(message[1], None)
+                if call is not None:
+                    call.succeed(message[2])
+                else:
+                    self._answer(message[1], message[2])
+            elif op == RESULTS:
+                for n, value in zip(message[1], message[2], strict=True):
+                    call = calls.pop(n, None)
+                    if call is not None:
+                        call.succeed(value)
+            elif op == EVENT:
+                self._on_event(message)
+            elif op == ERROR:
+                self._on_error(message[1], message[2])
+            elif op == WELCOME:
+                self._on_welcome(message[1])
+            elif op == GOODBYE:
+                raise ProtocolError(f"the server closed the connection: {message[1].get('detail')}")
+
+    def _on_event(self, message: list[Any]) -> None:
+        _, n, seq, kind, data = message
+        call = self._calls.get(n)
+        if call is None:
+            return
+        event = JobEvent(seq, kind, data)
+        if event.is_terminal:
+            del self._calls[n]
+        call.deliver(event)
+
+    def _on_error(self, n: int, problem: Mapping[str, Any]) -> None:
+        call = self._calls.pop(n, None)
+        if call is not None:
+            call.fail(from_problem(problem, job_id=call.id))
+        elif (request := self._requests.get(n)) is not None and not request.done():
+            request.set_exception(from_problem(problem))
+
+    def _answer(self, n: int, value: Any) -> None:
+        request = self._requests.get(n)
+        if request is not None and not request.done():
+            request.set_result(value)
+
+    def _on_welcome(self, welcome: Mapping[str, Any]) -> None:
+        session = welcome.get("session")
+        resumed = bool(welcome.get("resumed")) and session == self._session
+        self._max_body = welcome.get("max_body")
+        self._is_open = True
+        if resumed:
+            self._link.resume(int(welcome.get("received", 0)))
+        else:
+            write = self._link._write
+            self._link.disconnect()
+            self._link = self._new_link()
+            if write is not None:
+                self._link.connect(write)
+            had_session, self._session = self._session is not None, session
+            if had_session:
+                self._restart()
+        waiting, self._waiting = self._waiting, []
+        for call, is_attach in waiting:
+            if is_attach:
+                self.attach(call)
+        self.start([call for call, is_attach in waiting if not is_attach and not call.is_done])
+        self._opened.set()
+
+    def _restart(self) -> None:
+        """The server does not know our session any more (it was started again, or we were away too long).
+
+        Jobs are kept by its back-end under their id: those that were accepted are watched again, the others submitted
+        again, which their id makes safe. Direct calls are sent again if that does no harm; the others are lost.
+        """
+        calls, self._calls = self._calls, {}
+        requests, self._requests = self._requests, {}
+        again: list[Call] = []
+        for call in calls.values():
+            if not call.endpoint.direct and (call.seq or not call.endpoint.path):
+                self.attach(call)
+            elif not call.endpoint.direct or call.endpoint.idempotent:
+                again.append(call)
+            else:
+                call.accept()
+                call.fail(JobLost("the server was started again while the call was running", job_id=call.id))
+        self.start(again)
+        for request in requests.values():
+            if not request.done():
+                request.set_exception(ConnectError("the server was started again; ask again"))
+
+    def _on_unsendable(self, message: Any, error: Exception) -> None:
+        call = self._calls.pop(message[1], None)
+        if call is not None:
+            call.fail(InvalidInputError(f"{call.endpoint.name}: an argument cannot be sent: {error}"))
+        elif (request := self._requests.get(message[1])) is not None and not request.done():
+            request.set_exception(TransportError(str(error)))

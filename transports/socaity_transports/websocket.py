@@ -1,0 +1,354 @@
+"""Many jobs on one WebSocket: the fast path to our own server.
+
+The connection is driven by the sans-I/O core of `websockets` in an asyncio Protocol: a frame that arrives is handed on in
+the same loop turn, without a task or a queue between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Self, cast
+
+from websockets.client import ClientProtocol
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidHandshake, InvalidURI
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
+from websockets.typing import Subprotocol
+from websockets.uri import WebSocketURI, parse_uri
+
+from socaity.exceptions import (
+    AuthenticationError,
+    ConfigurationError,
+    ConnectError,
+    NotFoundError,
+    ProtocolError,
+    SocaityError,
+    TransportTimeout,
+)
+from socaity.protocol.description import PROTOCOL, ServiceDescription
+from socaity.protocol.events import JobEvent
+from socaity.transport import Call, Target, Transport
+
+from ._session import ClientSession
+
+logger = logging.getLogger(__name__)
+
+MAX_MESSAGE = 256 * 1024 * 1024
+PING_INTERVAL = 20.0
+"""Seconds without a byte from the server after which it is asked for a sign of life; twice that is a lost connection."""
+RECONNECT_FOR = 60.0
+"""Seconds for which a lost connection is tried to be made again before its jobs are given up."""
+
+
+class WebSocketTransport(Transport):
+    """`ws://` and `wss://`: connects when there is something to say, and again as long as somebody waits."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        url = target.url
+        if "/" not in url.partition("://")[2]:
+            url += "/ws"
+        try:
+            self._uri = parse_uri(url)
+        except InvalidURI as exc:
+            raise ConfigurationError(f"{url!r} is no WebSocket URL: {exc}") from exc
+        self._session: ClientSession | None = None
+        self._connection: _Connection | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @classmethod
+    def open(cls, target: Target) -> Self:
+        return cls(target)
+
+    @property
+    def session(self) -> ClientSession:
+        if self._session is None:
+            self._session = ClientSession(wanted=self._ensure_connection, timeout=self._target.timeout)
+        return self._session
+
+    async def describe(self) -> ServiceDescription:
+        return await self.session.describe()
+
+    def start(self, calls: Sequence[Call]) -> None:
+        self.session.start(calls)
+
+    def attach(self, call: Call) -> None:
+        self.session.attach(call)
+
+    async def submit(self, call: Call) -> None:
+        self.session.start([call])
+
+    def watch(self, job_id: str, *, after: int = 0) -> AsyncIterator[JobEvent]:
+        raise NotImplementedError("the socket pushes events to the call; use start() and attach()")
+
+    async def cancel(self, job_id: str) -> None:
+        try:
+            await self.session.cancel(job_id)
+        except NotFoundError:
+            logger.debug("job %s had ended before it could be cancelled", job_id)
+
+    async def aclose(self) -> None:
+        self._closed = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
+        connection, self._connection = self._connection, None
+        if self._session is not None:
+            self._session.give_up(ConnectError("the service was closed here"))
+        if connection is not None:
+            await connection.aclose()
+
+    # -- the connection ----------------------------------------------------------------------------------------------
+
+    def _ensure_connection(self) -> None:
+        if self._connection is None and self._connecting is None and not self._closed:
+            self._connecting = asyncio.get_running_loop().create_task(self._connect())
+
+    async def _connect(self) -> None:
+        """Make a connection; the first time one try, after a loss as many as fit in RECONNECT_FOR."""
+        session = self.session
+        lost_at = time.monotonic()
+        attempt = 0
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(self._target.timeout):
+                        connection = await self._open_connection()
+                    break
+                except TimeoutError:
+                    error: SocaityError = TransportTimeout(
+                        f"{self._target.url} did not answer within {self._target.timeout:g} s"
+                    )
+                except SocaityError as exc:
+                    error = exc
+                attempt += 1
+                worth_it = (
+                    isinstance(error, (ConnectError, TransportTimeout)) and session._session is not None
+                )
+                if not worth_it or time.monotonic() - lost_at > RECONNECT_FOR:
+                    self._connecting = None
+                    session.give_up(error)
+                    return
+                await asyncio.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))
+            self._connection = connection
+            session.connect(connection.send)
+            connection.watch_welcome(self._target.timeout)
+        except asyncio.CancelledError:
+            raise
+        except Exception as exc:  # the edge of the task: nobody may wait for ever
+            logger.exception("connecting failed")
+            self._connecting = None
+            session.give_up(ProtocolError(f"connecting failed: {type(exc).__name__}: {exc}"))
+        finally:
+            self._connecting = None
+
+    async def _open_connection(self) -> _Connection:
+        loop = asyncio.get_running_loop()
+        uri = self._uri
+        context = ssl.create_default_context() if uri.secure else None
+        try:
+            _, connection = await loop.create_connection(
+                lambda: _Connection(uri, self._target, self),
+                uri.host,
+                uri.port,
+                ssl=context,
+                server_hostname=uri.host if context is not None else None,
+            )
+        except OSError as exc:
+            raise ConnectError(
+                f"cannot connect to {self._target.url} ({exc.strerror or exc}); is the server running there?"
+            ) from exc
+        try:
+            await connection.handshake
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
+    def _on_lost(self, connection: _Connection, reason: SocaityError | None) -> None:
+        if self._connection is not connection:
+            return
+        self._connection = None
+        session = self.session
+        was_open = session.is_open
+        session.disconnect()
+        if self._closed:
+            return
+        if reason is not None and not was_open:
+            session.give_up(
+                reason
+            )  # it answered, but does not speak our protocol: another try would not help
+        elif session.has_work:
+            logger.info("the connection to %s was lost; connecting again", self._target.url)
+            self._ensure_connection()
+
+
+class _Connection(asyncio.Protocol):
+    """One WebSocket connection: bytes to messages and back."""
+
+    def __init__(self, uri: WebSocketURI, target: Target, owner: WebSocketTransport) -> None:
+        self._ws = ClientProtocol(uri, subprotocols=[Subprotocol(PROTOCOL)], max_size=MAX_MESSAGE)
+        self._target = target
+        self._owner = owner
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self.handshake: asyncio.Future[None] = self._loop.create_future()
+        self._closed: asyncio.Future[None] = self._loop.create_future()
+        self._fragments: list[bytes] = []
+        self._reason: SocaityError | None = None
+        self._heard = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._welcome_timer: asyncio.TimerHandle | None = None
+
+    # -- asyncio.Protocol ----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        request = self._ws.connect()
+        request.headers.update(Headers(self._target.all_headers()))
+        self._ws.send_request(request)
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        self._ws.receive_data(data)
+        self._heard = self._loop.time()
+        self._handle_events()
+
+    def eof_received(self) -> None:
+        self._ws.receive_eof()
+        self._handle_events()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._timer, self._welcome_timer):
+            if timer is not None:
+                timer.cancel()
+        error = self._reason or ConnectError(f"the connection to {self._target.url} was lost")
+        if not self.handshake.done():
+            self.handshake.set_exception(error)
+        self.handshake.exception()
+        if not self._closed.done():
+            self._closed.set_result(None)
+        self._owner._on_lost(self, self._reason)
+
+    # -- WebSocket -----------------------------------------------------------------------------------------------------
+
+    def send(self, data: bytes) -> None:
+        if self._ws.state is State.OPEN:
+            self._ws.send_binary(data)
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._transport is None:
+            return
+        for data in self._ws.data_to_send():
+            if data:
+                self._transport.write(data)
+            else:
+                self._close_write()
+
+    def _close_write(self) -> None:
+        assert self._transport is not None
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def _handle_events(self) -> None:
+        for event in self._ws.events_received():
+            if isinstance(event, Frame):
+                self._handle_frame(event)
+            else:
+                self._handle_response()
+        self._flush()
+        if self._ws.close_expected() and self._transport is not None:
+            self._loop.call_later(1.0, self._transport.abort)
+
+    def _handle_response(self) -> None:
+        error = self._ws.handshake_exc
+        if error is None:
+            self._heard = self._loop.time()
+            self._timer = self._loop.call_later(PING_INTERVAL, self._check_life)
+            if not self.handshake.done():
+                self.handshake.set_result(None)
+            return
+        response = getattr(error, "response", None)
+        status = getattr(response, "status_code", None)
+        if status in (401, 403):
+            self._fail(
+                AuthenticationError(f"{self._target.url} refused the key (HTTP {status})", status=status)
+            )
+        elif isinstance(error, InvalidHandshake):
+            self._fail(ProtocolError(f"{self._target.url} does not speak {PROTOCOL}: {error}"))
+        else:
+            self._fail(ConnectError(f"the handshake with {self._target.url} failed: {error}"))
+
+    def _handle_frame(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.BINARY or (frame.opcode is Opcode.CONT and self._fragments):
+            if not frame.fin or self._fragments:
+                self._fragments.append(bytes(frame.data))
+                if not frame.fin:
+                    return
+                data = b"".join(self._fragments)
+                self._fragments = []
+            else:
+                data = cast(bytes, frame.data)
+            try:
+                self._owner.session.receive(data)
+            except ProtocolError as exc:
+                self._fail(exc)
+            if self._welcome_timer is not None and self._owner.session.is_open:
+                self._welcome_timer.cancel()
+                self._welcome_timer = None
+        elif frame.opcode is Opcode.TEXT:
+            self._fail(ProtocolError(f"{self._target.url} sent text where {PROTOCOL} has binary frames"))
+
+    def watch_welcome(self, timeout: float) -> None:
+        """A server that accepts the connection and then says nothing is not one of ours."""
+        if not self._owner.session.is_open:
+            self._welcome_timer = self._loop.call_later(
+                timeout,
+                self._fail,
+                TransportTimeout(f"{self._target.url} did not say hello within {timeout:g} s"),
+            )
+
+    def _check_life(self) -> None:
+        silent = self._loop.time() - self._heard
+        if silent > 2 * PING_INTERVAL:
+            logger.info("%s gave no sign of life for %.0f s", self._target.url, silent)
+            self.abort()
+            return
+        if silent >= PING_INTERVAL - 1.0 and self._ws.state is State.OPEN:
+            self._ws.send_ping(b"")
+            self._flush()
+        self._timer = self._loop.call_later(PING_INTERVAL, self._check_life)
+
+    def _fail(self, reason: SocaityError) -> None:
+        if self._reason is None:
+            self._reason = reason
+        if not self.handshake.done():
+            self.handshake.set_exception(reason)
+            self.handshake.exception()
+        self.abort()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def aclose(self) -> None:
+        if self._ws.state is State.OPEN:
+            self._ws.send_close(1000)
+            self._flush()
+        await asyncio.wait([self._closed], timeout=1.0)
+        self.abort()
+
+
+__all__ = ["WebSocketTransport"]
