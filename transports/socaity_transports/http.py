@@ -1,0 +1,318 @@
+"""HTTP: jobs of our server with pushed events, and the endpoints of any service that has an OpenAPI document."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import ExitStack, aclosing
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+from socaity.exceptions import (
+    ConnectError,
+    InvalidInputError,
+    JobCancelled,
+    NotFoundError,
+    ProtocolError,
+    ServerError,
+    SocaityError,
+    TransportError,
+)
+from socaity.protocol.description import ServiceDescription
+from socaity.protocol.events import JobEvent
+from socaity.protocol.messagepack import packb
+from socaity.transport import Call, Target, Transport
+
+from ._discovery import Discovery, OpenAPIDocument, fetch_openapi, read_discovery
+from ._foreign import CALL_TIMEOUT, build_request, read_answer
+from ._httpx import MESSAGEPACK, HTTPClient, HTTPRequest
+from ._openapi import Operation
+from ._watch import JobWatch, WatchTimes, events_of_document
+
+__all__ = ["HTTPTransport"]
+
+T = TypeVar("T")
+
+SUBMIT_WAIT = 1
+"""Seconds that a submit is held, so that a short job costs one request."""
+
+AMBIGUOUS_STATUS = frozenset({502, 504})
+
+
+class HTTPTransport(Transport):
+    """Requests over HTTP. A job costs one request if it is short, two if it is watched.
+
+    A request to a foreign service that breaks after it was sent is not repeated: the error has `ambiguous = True`.
+    """
+
+    def __init__(self, target: Target, *, times: WatchTimes | None = None) -> None:
+        self._client = HTTPClient(target)
+        self._timeout = target.timeout
+        self._times = times or WatchTimes()
+        self._discovery: Discovery | None = None
+        self._openapi: OpenAPIDocument | None = None
+        self._discovering = asyncio.Lock()
+        self._local: dict[str, _LocalRequest] = {}
+        self._submitting: dict[str, asyncio.Event] = {}
+        self._remote_ids: dict[str, str] = {}
+
+    @classmethod
+    def open(cls, target: Target) -> Self:
+        return cls(target)
+
+    def adopt(self, found: OpenAPIDocument) -> None:
+        """Take the document that somebody has fetched, instead of fetching it again at the first use."""
+        self._openapi = found
+
+    async def describe(self) -> ServiceDescription:
+        return (await self._discover(refresh=True)).description
+
+    async def aclose(self) -> None:
+        await self._cancel_tasks()
+        await self._client.aclose()
+
+    async def _discover(self, *, refresh: bool = False) -> Discovery:
+        if self._discovery is not None and not refresh:
+            return self._discovery
+        async with self._discovering:
+            if self._discovery is None or refresh:
+                found, self._openapi = self._openapi, None
+                found = found or await fetch_openapi(self._client, self._timeout)
+                self._discovery = await read_discovery(self._client, found, self._timeout)
+        return self._discovery
+
+    # -- calls ----------------------------------------------------------------------------------------------------
+
+    async def run(self, call: Call) -> AsyncGenerator[JobEvent, None]:
+        discovery = await self._discover()
+        if not discovery.is_ours:
+            events = self._run_foreign(call, discovery)
+        elif call.endpoint.direct:
+            events = self._run_direct(call, discovery.base)
+        else:
+            events = self._run_job(call, discovery.base)
+        async with aclosing(events):
+            async for event in events:
+                yield event
+
+    def attach(self, call: Call) -> None:
+        call.accept()
+        events = self._follow(call.id, after=call.seq, streaming=call.endpoint.streaming)
+        self._spawn(self._drive(call, events))
+
+    def watch(self, job_id: str, *, after: int = 0) -> AsyncIterator[JobEvent]:
+        return self._follow(job_id, after=after)
+
+    async def cancel(self, job_id: str) -> None:
+        local = self._local.get(job_id)
+        if local is not None:
+            local.cancel()
+            return
+        discovery = await self._discover()
+        if not discovery.is_ours:
+            return  # nothing of it runs any more, and the service keeps no jobs
+        submitting = self._submitting.get(job_id)
+        try:
+            await self._cancel_remote(discovery.base, job_id)
+        except NotFoundError:
+            if submitting is None:
+                raise
+            # The submit is still on its way; the service cannot cancel what it has not got.
+            async with asyncio.timeout(self._timeout):
+                await submitting.wait()
+            await self._cancel_remote(discovery.base, job_id)
+
+    async def _cancel_remote(self, base: str, job_id: str) -> None:
+        url = _job_url(base, self._remote_ids.get(job_id, job_id))
+        request = HTTPRequest(method="POST", url=f"{url}/cancel", read_timeout=self._timeout)
+        async with self._client.stream(request) as response:
+            if not response.is_success and response.status != 409:  # 409: it has ended
+                raise await response.error(job_id=job_id)
+
+    # -- our server -----------------------------------------------------------------------------------------------
+
+    async def _run_direct(self, call: Call, base: str) -> AsyncGenerator[JobEvent, None]:
+        request = HTTPRequest(
+            method="POST",
+            url=base + call.endpoint.path,
+            headers={"Content-Type": MESSAGEPACK, "Accept": MESSAGEPACK, "Idempotency-Key": call.id},
+            content=_pack(call.arguments),
+            read_timeout=CALL_TIMEOUT,
+        )
+        with self._cancellable(call.id) as local:
+            value = await local.guard(lambda: self._value(request, call.id))
+        yield JobEvent(0, "result", value)
+
+    async def _value(self, request: HTTPRequest, job_id: str) -> Any:
+        async with self._client.stream(request) as response:
+            if not response.is_success:
+                raise await response.error(job_id=job_id)
+            return await response.document()
+
+    async def _run_job(self, call: Call, base: str) -> AsyncGenerator[JobEvent, None]:
+        document, has_ended = await self._submit(call, base)
+        job_id = str(document.get("id") or call.id)
+        call.accept()
+        if has_ended:
+            for event in events_of_document(document):
+                yield event
+            return
+        if job_id != call.id:
+            self._remote_ids[call.id] = job_id
+        try:
+            streaming = call.endpoint.streaming
+            async with aclosing(
+                self._follow(job_id, after=call.seq, known=True, streaming=streaming)
+            ) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._remote_ids.pop(call.id, None)
+
+    async def _submit(self, call: Call, base: str) -> tuple[Mapping[str, Any], bool]:
+        """The job document, and whether it is that of a finished job."""
+        prefer = "respond-async" if call.endpoint.streaming else f"respond-async, wait={SUBMIT_WAIT}"
+        request = HTTPRequest(
+            method="POST",
+            url=base + call.endpoint.path,
+            headers={
+                "Content-Type": MESSAGEPACK,
+                "Accept": MESSAGEPACK,
+                "Prefer": prefer,
+                "Idempotency-Key": call.id,
+            },
+            content=_pack(call.arguments),
+            read_timeout=SUBMIT_WAIT + max(self._timeout, 30.0),
+        )
+        submitted = self._submitting[call.id] = asyncio.Event()
+        try:
+            async with self._client.stream(request) as response:
+                if not response.is_success:
+                    raise await response.error(job_id=call.id)
+                document = await response.document()
+                if not isinstance(document, Mapping) or "status" not in document:
+                    raise ProtocolError(
+                        f"{call.endpoint.path} answered a submit with something that is not a job"
+                    )
+                return document, response.status != 202
+        finally:
+            self._submitting.pop(call.id, None)
+            submitted.set()
+
+    async def _follow(
+        self, job_id: str, *, after: int = 0, known: bool = False, streaming: bool | None = None
+    ) -> AsyncGenerator[JobEvent, None]:
+        discovery = await self._discover()
+        if not discovery.is_ours:
+            raise NotFoundError(
+                f"{self._client.place} keeps no jobs; a call ends with the connection it was made on"
+            )
+        watch = JobWatch(
+            self._client,
+            discovery.base,
+            quote(job_id, safe=""),
+            after=after,
+            known=known,
+            streaming=streaming,
+            times=self._times,
+        )
+        async with aclosing(watch.events()) as events:
+            async for event in events:
+                yield event
+
+    # -- any service ----------------------------------------------------------------------------------------------
+
+    async def _run_foreign(self, call: Call, discovery: Discovery) -> AsyncGenerator[JobEvent, None]:
+        operation = discovery.operations.get(call.endpoint.name)
+        if operation is None:
+            raise NotFoundError(f"{self._client.place} has no endpoint {call.endpoint.name!r}")
+        with ExitStack() as files, self._cancellable(call.id) as local:
+            request = await build_request(operation, discovery.base, call.arguments, files, call_id=call.id)
+            try:
+                events = self._exchange(call, request, operation)
+                async with aclosing(events):
+                    while True:
+                        try:
+                            event = await local.guard(lambda: anext(events))
+                        except StopAsyncIteration:
+                            return
+                        yield event
+            except SocaityError as exc:
+                raise _judged(exc, operation, call) from exc.__cause__
+
+    async def _exchange(
+        self, call: Call, request: HTTPRequest, operation: Operation
+    ) -> AsyncGenerator[JobEvent, None]:
+        async with self._client.stream(request) as response:
+            if not response.is_success:
+                raise await response.error(job_id=call.id)
+            # Only now: what the service has not answered may still be refused and tried again.
+            call.accept()
+            yield JobEvent(0, "status", {"status": "running", "queue_position": None})
+            async with aclosing(read_answer(response, operation)) as events:
+                async for event in events:
+                    yield event
+
+    def _cancellable(self, call_id: str) -> _LocalRequest:
+        return _LocalRequest(call_id, self._local)
+
+
+class _LocalRequest:
+    """A call that exists only as long as its request; cancelled by dropping it."""
+
+    def __init__(self, call_id: str, registry: dict[str, _LocalRequest]) -> None:
+        self._call_id, self._registry = call_id, registry
+        self._scope: asyncio.Timeout | None = None
+        self._is_cancelled = False
+
+    def __enter__(self) -> Self:
+        self._registry[self._call_id] = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._registry.pop(self._call_id, None)
+
+    def cancel(self) -> None:
+        self._is_cancelled = True
+        if self._scope is not None:
+            self._scope.reschedule(asyncio.get_running_loop().time())
+
+    async def guard(self, start: Callable[[], Awaitable[T]]) -> T:
+        """One wait of the request. Raises JobCancelled when `cancel` was called."""
+        try:
+            if not self._is_cancelled:
+                async with asyncio.timeout(None) as self._scope:
+                    return await start()
+        except TimeoutError:
+            if not self._is_cancelled:
+                raise
+        finally:
+            self._scope = None
+        raise JobCancelled("the job was cancelled and its request dropped", job_id=self._call_id)
+
+
+def _judged(error: SocaityError, operation: Operation, call: Call) -> SocaityError:
+    """Mark the error of a request that may have run: repeating it could do, and cost, the same thing twice."""
+    if operation.endpoint.idempotent or any(
+        a.wire_name.lower() == "idempotency-key" for a in operation.arguments
+    ):
+        return error
+    advice = "it may have run and was not repeated; look at the service before you call again"
+    if isinstance(error, TransportError) and not isinstance(error, ConnectError):
+        error = type(error)(f"{error}; the request had been sent: {advice}")
+    elif not (isinstance(error, ServerError) and error.status in AMBIGUOUS_STATUS):
+        return error
+    call.accept()  # not by a new try
+    error.ambiguous = True  # type: ignore[union-attr]
+    return error
+
+
+def _job_url(base: str, job_id: str) -> str:
+    return f"{base}/jobs/{quote(job_id, safe='')}"
+
+
+def _pack(arguments: Mapping[str, Any]) -> bytes:
+    try:
+        return packb(dict(arguments))
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise InvalidInputError(f"an argument cannot be sent: {exc}") from exc
