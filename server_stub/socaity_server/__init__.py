@@ -1,0 +1,26 @@
+"""The reference server of socaity: typed Python functions and models as a service with jobs, progress and streams."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .progress import JobProgress
+    from .router import SocaityRouter
+
+__all__ = ["JobProgress", "SocaityRouter"]
+
+_HOMES = {"JobProgress": ".progress", "SocaityRouter": ".router"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(_HOMES[name], __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,458 @@
+"""`DataPlane`: submit, watch, cancel, call. What every front end does, without knowing any protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import secrets
+import uuid
+import zlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextvars import Context, copy_context
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from socaity.exceptions import ConfigurationError, InvalidInputError, JobFailed, NotFoundError, ServerError
+from socaity.protocol.description import ServiceDescription
+from socaity.protocol.events import EventKind, JobEvent, JobStatus
+
+from .direct import Cancellable, DirectRoute, OnDone
+from .executor import LocalExecutor, PreparedJob
+from .jobs.backend import BlobStore, JobBackend, JobRecord, Lease, Sink
+from .jobs.blobs import DirectoryBlobStore
+from .jobs.memory import MemoryJobBackend
+from .references import Reference, find_references, follow, resolve
+from .route import Route, suggestion
+from .running import Run, Slots
+
+__all__ = ["DataPlane", "JobArguments"]
+
+_JOB_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class JobArguments(dict[str, Any]):
+    """The payload of a job: the arguments as they came.
+
+    `values` (checked) and `context` (the submitter's variables) are there only in the process that took the job.
+    """
+
+    checked: Mapping[str, Any] | None = None
+    context: Context | None = None
+    has_references = False
+
+
+class DataPlane:
+    """The routes, the jobs and the batchers of one service. Everything belongs to the loop that called `start`."""
+
+    def __init__(
+        self,
+        *,
+        title: str = "socaity",
+        version: str = "",
+        max_body: int | None = None,
+        backend: Callable[[], JobBackend] = MemoryJobBackend,
+        blobs: Callable[[], BlobStore] = DirectoryBlobStore,
+    ) -> None:
+        self.title = title
+        self.version = version
+        self.max_body = max_body
+        self.instance = secrets.token_hex(8)
+        self.routes: dict[str, Route] = {}
+        self._make_backend = backend
+        self._make_blobs = blobs
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_closing = False
+        self._description: ServiceDescription | None = None
+        self._direct: dict[str, DirectRoute] = {}
+        self._slots: dict[str, Slots] = {}
+        self._executors: dict[str, LocalExecutor] = {}
+        self.backend: JobBackend
+        self.blobs: BlobStore
+
+    # Life
+
+    @property
+    def is_ready(self) -> bool:
+        """Started, and not stopping."""
+        return self._loop is not None and not self._is_closing
+
+    @property
+    def is_closing(self) -> bool:
+        """Stopping, or stopped."""
+        return self._is_closing
+
+    async def start(self) -> None:
+        """Open the back-end and begin to run jobs; does nothing where it is running already."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop and not self._is_closing:
+            return
+        if self._loop is not None and not self._loop.is_closed() and self._loop is not loop:
+            raise ConfigurationError("This service runs on another event loop already; make a second router for this one.")
+        self._executors.clear()
+        self._direct.clear()
+        self._slots.clear()
+        self.backend = self._make_backend()
+        self.blobs = self._make_blobs()
+        # Nothing is awaited between here and the last line in the memory back-end; a second start sees `_loop`.
+        self._loop, self._is_closing = loop, False
+        await self.backend.open()
+        for route in self.routes.values():
+            self._start_route(route)
+
+    async def aclose(self, grace: float = 10.0) -> None:
+        """Take no more work, give running jobs `grace` seconds, then cancel them, and let go of everything."""
+        if self._loop is None or self._is_closing:
+            return
+        self._is_closing = True
+        await asyncio.gather(*[executor.aclose(grace) for executor in self._executors.values()])
+        await asyncio.gather(*[direct.batcher.aclose() for direct in self._direct.values()])
+        for slots in self._slots.values():
+            slots.threads.close()
+        await self.backend.close()
+        if isinstance(self.blobs, DirectoryBlobStore):
+            self.blobs.close()
+        for route in self.routes.values():
+            if route.close is not None:
+                await asyncio.to_thread(route.close)
+        self._loop = None
+
+    # Routes
+
+    def add(self, route: Route) -> None:
+        """Serve a route; its name must be new."""
+        if route.name in self.routes:
+            raise ConfigurationError(f"There are two endpoints of the name {route.name!r}: {self.routes[route.name].path} and {route.path}.")
+        self.routes[route.name] = route
+        self._description = None
+        if self.is_ready:
+            self._start_route(route)
+
+    def route(self, name: str) -> Route:
+        """The route of that name; raises NotFoundError that names near ones."""
+        try:
+            return self.routes[name]
+        except KeyError:
+            known = ", ".join(sorted(self.routes)) or "none"
+            hint = suggestion(name, self.routes)
+            raise NotFoundError(
+                f"There is no endpoint {name!r}{hint}. Endpoints: {known}.", code="endpoint_not_found"
+            ) from None
+
+    def describe(self) -> ServiceDescription:
+        """What the service says of itself."""
+        if self._description is None:
+            self._description = ServiceDescription(
+                title=self.title,
+                version=self.version,
+                instance=self.instance,
+                max_body=self.max_body,
+                endpoints=[route.describe() for route in self.routes.values()],
+            )
+        return self._description
+
+    def load(self) -> dict[str, dict[str, int]]:
+        """How many jobs wait and run, for each queue."""
+        return {
+            name: {"waiting": self.backend.depth(name), "running": executor.running}
+            for name, executor in self._executors.items()
+        }
+
+    def direct(self, route: Route) -> DirectRoute:
+        """The batcher's side of a batched route; `direct(route).call` is the bound fast path."""
+        self._check_open()
+        return self._direct[route.name]
+
+    # Jobs
+
+    async def submit(
+        self, route: Route, arguments: Mapping[str, Any], *, key: str | None = None, owner: str = "", validated: bool = False
+    ) -> JobRecord:
+        """Make a job, or find the one that the same key made before.
+
+        Raises InvalidInputError (also `idempotency_key_reused`) and QueueFull. The record may change later.
+        """
+        self._check_open()
+        payload = JobArguments(arguments)
+        references = [] if validated else find_references(arguments)
+        if validated:
+            payload.checked = arguments
+        elif references:
+            route.check_names(arguments)
+            payload.has_references = True
+        else:
+            payload.checked = route.validate(arguments)
+        payload.context = copy_context()
+        record = JobRecord(
+            id=uuid.uuid4().hex if key is None else self.job_id(key, route, owner),
+            queue=route.name,
+            payload=payload,
+            owner=owner,
+            fingerprint="" if key is None else _fingerprint(arguments),
+        )
+        if references:
+            known = await self.backend.get(record.id)
+            if known is None:
+                await self._check_references(references, owner)
+        if await self.backend.submit(record):
+            return record
+        known = await self.backend.get(record.id)
+        if known is None:  # it ran out between the two
+            return await self.submit(route, arguments, key=key, owner=owner, validated=validated)
+        if known.queue != record.queue or known.owner != owner or known.fingerprint != record.fingerprint:
+            raise InvalidInputError(
+                "This Idempotency-Key was used before with another endpoint or other arguments; use a new key.",
+                code="idempotency_key_reused",
+            )
+        return known
+
+    def job_id(self, key: str, route: Route, owner: str = "") -> str:
+        """32 hex digits are the id itself; any other key is hashed with the endpoint and the owner."""
+        if _JOB_ID.fullmatch(key):
+            return key
+        return hashlib.sha256(f"{owner}\0{route.name}\0{key}".encode()).hexdigest()[:32]
+
+    async def get(self, job_id: str, owner: str = "") -> JobRecord:
+        """A snapshot; raises NotFoundError, also for a job of another owner."""
+        self._check_started()
+        record = await self.backend.get(job_id)
+        if record is None or record.owner != owner:
+            raise _no_job(job_id)
+        return record
+
+    def watch(self, job_id: str, sink: Sink, *, after: int = 0, owner: str | None = None) -> Callable[[], None]:
+        """Give all events after number `after` to `sink`: the past ones before this returns, then the live ones.
+
+        Returns the function that ends the watch. Raises NotFoundError. A front end that knows owners calls `get` first.
+        """
+        self._check_started()
+        stop = self.backend.watch(job_id, sink, after=after)
+        if stop is None:
+            raise _no_job(job_id)
+        return stop
+
+    async def events(self, job_id: str, *, after: int = 0, owner: str = "") -> AsyncIterator[JobEvent]:
+        """The events after number `after` until the terminal one; raises NotFoundError."""
+        await self.get(job_id, owner)
+        async for event in self.backend.events(job_id, after=after):
+            yield event
+
+    async def wait(self, job_id: str, timeout: float | None = None, owner: str = "") -> JobRecord:
+        """The job when it has ended, or as it is after `timeout` seconds."""
+        record = await self.get(job_id, owner)
+        if record.status.is_terminal or (timeout is not None and timeout <= 0):
+            return record
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+
+        def sink(event: JobEvent) -> None:
+            if event.is_terminal and not ended.done():
+                ended.set_result(None)
+
+        stop = self.watch(job_id, sink)
+        timer = None if timeout is None else loop.call_later(timeout, lambda: ended.done() or ended.set_result(None))
+        try:
+            await ended
+        finally:
+            stop()
+            if timer is not None:
+                timer.cancel()
+        return await self.get(job_id, owner)
+
+    async def cancel(self, job_id: str, owner: str = "") -> JobRecord:
+        """Ask the job to end; one that has ended stays as it is."""
+        await self.get(job_id, owner)
+        await self.backend.cancel(job_id)
+        return await self.get(job_id, owner)
+
+    async def list(
+        self,
+        *,
+        owner: str = "",
+        endpoint: str | None = None,
+        status: JobStatus | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> Sequence[JobRecord]:
+        """Jobs, newest first; `after` is the id of the last one of the page before."""
+        self._check_started()
+        return await self.backend.list(owner=owner, queue=endpoint, status=status, limit=limit, after=after)
+
+    # Calls without a job
+
+    def call(self, route: Route, arguments: Mapping[str, Any], on_done: OnDone) -> Cancellable:
+        """Call a batched route: `on_done(result, None)` or `on_done(None, error)` comes later on the loop, never from here.
+
+        Raises InvalidInputError and, when too many wait, ServerError `queue_full`.
+        """
+        direct = self._direct.get(route.name)
+        if direct is None or self._is_closing:
+            self._check_open()
+            raise ConfigurationError(f"{route.name!r} is not batched: submit a job.")
+        return direct.call(arguments, on_done)
+
+    async def invoke(self, route: Route, arguments: Mapping[str, Any], *, owner: str = "") -> Any:
+        """Run a route without a job and give its result (of a generator: the list of what it yields).
+
+        Cancelling the caller cancels the work.
+        """
+        self._check_open()
+        if any(type(value) is dict or type(value) is list for value in arguments.values()):
+            references = find_references(arguments) if route.kind != "batched" else _top_references(arguments)
+            if references:
+                await self._check_references(references, owner)
+                arguments = await self._resolve(arguments, references, owner)
+        if route.kind == "batched":
+            return await self._call_batched(route, arguments)
+        chunks: list[Any] = []
+
+        async def emit(kind: EventKind, data: Any) -> bool:
+            if kind == "chunk":
+                chunks.append(data)
+            return True
+
+        run = Run(route, route.validate(arguments), slots=self._slots[route.name], emit=emit, context=copy_context())
+        result = await run.result()
+        return chunks if route.streaming else result
+
+    # Inside
+
+    def _start_route(self, route: Route) -> None:
+        if route.kind == "batched":
+            self._direct[route.name] = DirectRoute(route)
+        if route.direct:
+            return
+        slots = self._slots[route.name] = Slots(route)
+        self.backend.configure_queue(route.name, limit=route.queue_size, concurrency=route.concurrency)
+        executor = LocalExecutor(route, self.backend, slots, prepare=self._prepare, call_batched=self._call_batched)
+        self._executors[route.name] = executor
+        executor.start()
+
+    def _check_started(self) -> None:
+        if self._loop is None:
+            raise ServerError("The service is not running.", status=503, code="unavailable", retry_after=1.0)
+
+    def _check_open(self) -> None:
+        self._check_started()
+        if self._is_closing:
+            raise ServerError("The service is stopping.", status=503, code="unavailable", retry_after=1.0)
+
+    async def _call_batched(self, route: Route, arguments: Mapping[str, Any]) -> Any:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+
+        def on_done(result: Any, exc: BaseException | None) -> None:
+            if future.done():
+                return
+            if exc is None:
+                future.set_result(result)
+            else:
+                future.set_exception(exc)
+
+        ticket = self.call(route, arguments, on_done)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            ticket.cancel()
+            raise
+
+    def _prepare(self, route: Route, lease: Lease) -> PreparedJob:
+        payload = lease.payload
+        values = payload.checked if isinstance(payload, JobArguments) else None
+        context = (payload.context if isinstance(payload, JobArguments) else None) or copy_context()
+        if values is not None:
+            return PreparedJob(values, context.copy())
+        references = find_references(payload)
+        if not references:
+            return PreparedJob(route.validate(payload), context.copy())
+
+        async def wait_for_arguments() -> Mapping[str, Any]:
+            resolved = await self._resolve(payload, references, await self._owner(lease.job_id))
+            return resolved if route.kind == "batched" else route.validate(resolved)
+
+        return PreparedJob(wait_for_arguments, context.copy())
+
+    async def _owner(self, job_id: str) -> str:
+        record = await self.backend.get(job_id)
+        return "" if record is None else record.owner
+
+    async def _check_references(self, references: Sequence[tuple[str, Reference]], owner: str) -> None:
+        for parameter, reference in references:
+            if reference.kind == "blob":
+                if self.blobs.size(reference.id) is None:
+                    raise InvalidInputError(
+                        f"Parameter {parameter!r} refers to the blob {reference.id}, which is not here (any more): upload it first.",
+                        parameter=parameter,
+                        code="unknown_blob",
+                    )
+                continue
+            record = await self.backend.get(reference.id)
+            if record is None or record.owner != owner:
+                raise InvalidInputError(
+                    f"Parameter {parameter!r} refers to the job {reference.id}, which is not known (any more).",
+                    parameter=parameter,
+                    code="unknown_job",
+                )
+
+    async def _resolve(
+        self, arguments: Mapping[str, Any], references: Sequence[tuple[str, Reference]], owner: str
+    ) -> dict[str, Any]:
+        async def fetch(reference: Reference, parameter: str) -> Any:
+            if reference.kind == "blob":
+                return await asyncio.to_thread(self._read_blob, reference.id)
+            return await self._part_of_job(reference, parameter, owner)
+
+        resolved = dict(arguments)
+        for parameter in dict(references):
+            resolved[parameter] = await resolve(arguments[parameter], fetch, parameter)
+        return resolved
+
+    def _read_blob(self, sha256: str) -> bytes:
+        with self.blobs.open(sha256) as file:
+            return file.read()
+
+    async def _part_of_job(self, reference: Reference, parameter: str, owner: str) -> Any:
+        try:
+            record = await self.wait(reference.id, owner=owner)
+        except NotFoundError as exc:
+            raise JobFailed(f"Parameter {parameter!r} refers to the job {reference.id}, which is not known any more.") from exc
+        if record.status is not JobStatus.SUCCEEDED:
+            reason = (record.error or {}).get("detail", record.status)
+            raise JobFailed(f"Parameter {parameter!r} refers to the job {reference.id} ({record.queue}), which {record.status}: {reason}")
+        result = record.result
+        route = self.routes.get(record.queue)
+        if route is not None and route.streaming:
+            result = [event.data async for event in self.backend.events(record.id) if event.kind == "chunk"]
+        try:
+            return follow(result, reference.path)
+        except (LookupError, TypeError) as exc:
+            path = "".join(f"[{step!r}]" for step in reference.path)
+            raise JobFailed(f"Parameter {parameter!r} refers to {path} of the job {reference.id}, whose result has no such part.") from exc
+
+
+def _top_references(arguments: Mapping[str, Any]) -> list[tuple[str, Reference]]:
+    """Of a batched route only whole arguments can be references: its lists are numbers."""
+    return find_references({name: value for name, value in arguments.items() if type(value) is dict})
+
+
+def _no_job(job_id: str) -> NotFoundError:
+    return NotFoundError(f"There is no job {job_id!r} (any more).", code="job_not_found")
+
+
+def _fingerprint(arguments: Mapping[str, Any]) -> str:
+    """Tells other arguments from the same; arrays by a checksum, so that large ones stay cheap."""
+    packed = msgpack.packb(sorted(arguments.items()), default=_fingerprint_part)
+    return hashlib.blake2b(packed, digest_size=16).hexdigest()
+
+
+def _fingerprint_part(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        data = np.ascontiguousarray(value) if value.dtype.kind != "O" else repr(value.tolist()).encode()
+        return [value.dtype.str, list(value.shape), zlib.crc32(data)]
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple | set | frozenset):
+        return list(value)
+    return repr(value)

@@ -1,0 +1,1 @@
+"""How the data plane is reached from outside: one file per protocol."""

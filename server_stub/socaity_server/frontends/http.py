@@ -1,0 +1,350 @@
+"""The HTTP front end: routes, jobs, events and blobs as a FastAPI application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from socaity.exceptions import APIError, InvalidInputError, NotFoundError, SocaityError
+from socaity.protocol.description import PROTOCOL, ServiceDescription
+from socaity.protocol.events import JobStatus
+
+from ..dataplane import DataPlane
+from ..route import Route, suggestion
+from . import lite, openapi
+from .bodies import check_length, limited_stream, read_arguments
+from .preferences import Preferences, seconds
+from .responses import EventStream, error_of, job_document, job_response, problem_response, value_response
+
+__all__ = ["SocaityApp"]
+
+_logger = logging.getLogger(__name__)
+_MAX_PAGE = 1000
+_BLOB_CHUNK = 2**18
+
+
+class SocaityApp(FastAPI):
+    """The ASGI application of one data plane. It starts the data plane by itself where no lifespan is run."""
+
+    def __init__(self, dataplane: DataPlane, *, max_body: int, max_blob: int, grace: float = 10.0) -> None:
+        super().__init__(
+            title=dataplane.title, version=dataplane.version or "0", redoc_url=None, lifespan=self._live, docs_url="/docs"
+        )
+        self.dataplane = dataplane
+        self.max_body = max_body
+        self.max_blob = max_blob
+        self.grace = grace
+        self.check: Any = None
+        self._hot: dict[str, Any] = {}
+        self.add_exception_handler(SocaityError, _on_error)
+        self.add_exception_handler(HTTPException, self._on_http_error)
+        self.add_exception_handler(Exception, _on_bug)
+        self._mount()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "http":
+            if not self.dataplane.is_ready:
+                await self._start(scope)
+            hot = self._hot.get(scope["path"])
+            if hot is not None and scope["method"] == "POST":
+                await hot(scope, receive, send)
+                return
+        elif kind == "websocket" and scope["path"] == "/ws":
+            from .websocket import websocket_endpoint
+
+            await self._start(scope)
+            await websocket_endpoint(self.dataplane, scope, receive, send)
+            return
+        await super().__call__(scope, receive, send)
+
+    def serve(self, route: Route) -> None:
+        """Answer for a route of the data plane."""
+        if route.direct and route.outputs:
+            if not self._hot:
+                self.add_api_route(
+                    "/available_models", self._models, methods=["GET"], tags=["models"], summary="The models", openapi_extra=openapi.plain()
+                )
+            handler = lite.ModelHandler(self.dataplane, route, self.max_body)
+            self._hot[route.path] = handler
+
+        async def call(request: Request) -> Response:
+            return await self._call(route, request)
+
+        for method in route.methods:
+            self.add_api_route(
+                route.path,
+                call,
+                methods=[method],
+                name=route.name,
+                operation_id=f"{route.name}_{method.lower()}" if method != route.methods[0] else route.name,
+                summary=route.name,
+                description=route.doc or "",
+                openapi_extra=openapi.operation(route, method),
+                response_class=Response,
+            )
+        if "GET" not in route.methods:
+
+            async def look(request: Request) -> Response:
+                return await self._look(route, request)
+
+            self.add_api_route(route.path, look, methods=["GET"], include_in_schema=False)
+
+    def openapi(self) -> dict[str, Any]:
+        schema = super().openapi()
+        schema["info"]["x-socaity"] = {"protocol": PROTOCOL, "socket": "/ws"}
+        return schema
+
+    @contextlib.asynccontextmanager
+    async def _live(self, app: FastAPI) -> AsyncIterator[None]:
+        if self.check is not None:
+            self.check()
+        await self.dataplane.start()
+        try:
+            yield
+        finally:
+            await self.dataplane.aclose(self.grace)
+
+    async def _start(self, scope: Scope) -> None:
+        if self.dataplane.is_ready or self.dataplane.is_closing:
+            return
+        if self.check is not None:
+            self.check()
+        await self.dataplane.start()
+
+    def _mount(self) -> None:
+        def get(path: str, handler: Any, summary: str, **extra: Any) -> None:
+            methods = extra.pop("methods", ["GET"])
+            self.add_api_route(
+                path, handler, methods=methods, summary=summary, tags=["service"], response_class=Response, openapi_extra=openapi.plain(), **extra
+            )
+
+        get("/health", self._health, "Whether the service is ready")
+        get("/socaity", self._describe, "What can be called here")
+        get("/status", self._status, "A job, by ?job_id=")
+        get("/jobs", self._jobs, "The jobs, newest first")
+        get("/jobs/{job_id}", self._job, "A job")
+        get("/jobs/{job_id}/events", self._events, "The events of a job as Server-Sent Events")
+        get("/jobs/{job_id}/cancel", self._cancel, "Cancel a job", methods=["POST"])
+        get("/jobs/{job_id}", self._cancel, "Cancel a job", methods=["DELETE"])
+        get("/blobs/{sha256}", self._put_blob, "Upload bytes by their SHA-256", methods=["PUT"])
+        get("/blobs/{sha256}", self._get_blob, "Uploaded bytes", methods=["GET"])
+        get("/blobs/{sha256}", self._head_blob, "Whether bytes are here", methods=["HEAD"])
+
+    # Routes
+
+    async def _call(self, route: Route, request: Request) -> Response:
+        job_id = request.query_params.get("job_id")
+        if job_id is not None:
+            return await self._answer_job(job_id, request)
+        preferences = Preferences.read(request)
+        arguments = await read_arguments(request, route, self.max_body)
+        accept = request.headers.get("accept", "")
+        if route.direct:
+            return value_response(await self._invoke(route, arguments, request), accept)
+        if route.queue_size is None and not preferences.respond_async:
+            if route.streaming and not preferences.sync:
+                return await self._stream(route, arguments, preferences, request)
+            if preferences.key is None:
+                return value_response(await self._invoke(route, arguments, request), accept)
+            record = await self._submit(route, arguments, preferences, request)
+            record = await self.dataplane.wait(record.id, None, _owner(request))
+            if record.status is not JobStatus.SUCCEEDED:
+                raise error_of(record)
+            return value_response(record.result, accept)
+        record = await self._submit(route, arguments, preferences, request)
+        wait = None if preferences.sync else preferences.wait or 0.0
+        if wait is None or wait > 0:
+            record = await self.dataplane.wait(record.id, wait, _owner(request))
+        return job_response(record, accept, status=200 if record.status.is_terminal else 202, applied=preferences.applied)
+
+    async def _look(self, route: Route, request: Request) -> Response:
+        job_id = request.query_params.get("job_id")
+        if job_id is None:
+            raise HTTPException(405, headers={"Allow": ", ".join(route.methods)})
+        return await self._answer_job(job_id, request)
+
+    async def _submit(self, route: Route, arguments: dict[str, Any], preferences: Preferences, request: Request) -> Any:
+        return await self.dataplane.submit(route, arguments, key=preferences.key, owner=_owner(request))
+
+    async def _stream(
+        self, route: Route, arguments: dict[str, Any], preferences: Preferences, request: Request
+    ) -> Response:
+        record = await self._submit(route, arguments, preferences, request)
+        return EventStream(
+            self.dataplane,
+            record.id,
+            after=_after(request),
+            msgpack=request.query_params.get("encoding") == "msgpack",
+            headers={"Location": f"/jobs/{record.id}"},
+        )
+
+    async def _invoke(self, route: Route, arguments: dict[str, Any], request: Request) -> Any:
+        """The result; the work is cancelled when the caller goes away."""
+        work = asyncio.ensure_future(self.dataplane.invoke(route, arguments, owner=_owner(request)))
+        gone = asyncio.ensure_future(_wait_for_disconnect(request))
+        try:
+            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise ClientDisconnect
+            return work.result()
+        finally:
+            for task in (work, gone):
+                if not task.done():
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await task
+
+    # Jobs
+
+    async def _answer_job(self, job_id: str, request: Request) -> Response:
+        wait = seconds(request.query_params.get("wait"), "wait")
+        if request.query_params.get("sync", "").lower() in ("1", "true"):
+            wait = None if wait is None else wait
+            record = await self.dataplane.wait(job_id, wait, _owner(request))
+        else:
+            record = await self.dataplane.wait(job_id, wait or 0.0, _owner(request))
+        return job_response(record, request.headers.get("accept", ""))
+
+    async def _job(self, request: Request) -> Response:
+        return await self._answer_job(request.path_params["job_id"], request)
+
+    async def _status(self, request: Request) -> Response:
+        job_id = request.query_params.get("job_id")
+        if job_id is None:
+            raise InvalidInputError("Which job? Ask with ?job_id=.", parameter="job_id")
+        return await self._answer_job(job_id, request)
+
+    async def _cancel(self, request: Request) -> Response:
+        record = await self.dataplane.cancel(request.path_params["job_id"], _owner(request))
+        return job_response(record, request.headers.get("accept", ""))
+
+    async def _jobs(self, request: Request) -> Response:
+        query = request.query_params
+        limit = query.get("limit", "100")
+        if not limit.isdigit() or not 1 <= int(limit) <= _MAX_PAGE:
+            raise InvalidInputError(f"limit is a number from 1 to {_MAX_PAGE}, not {limit!r}.", parameter="limit")
+        status = query.get("status")
+        if status is not None and status not in set(JobStatus):
+            raise InvalidInputError(f"status is one of {', '.join(JobStatus)}, not {status!r}.", parameter="status")
+        endpoint = query.get("endpoint")
+        if endpoint is not None:
+            self.dataplane.route(endpoint)
+        records = await self.dataplane.list(
+            owner=_owner(request),
+            endpoint=endpoint,
+            status=None if status is None else JobStatus(status),
+            limit=int(limit),
+            after=query.get("after"),
+        )
+        page = {
+            "jobs": [job_document(record) for record in records],
+            "next": records[-1].id if len(records) == int(limit) else None,
+        }
+        return value_response(page, request.headers.get("accept", ""))
+
+    async def _events(self, request: Request) -> Response:
+        job_id = request.path_params["job_id"]
+        await self.dataplane.get(job_id, _owner(request))
+        msgpack = request.query_params.get("encoding") == "msgpack"
+        return EventStream(self.dataplane, job_id, after=_after(request), msgpack=msgpack)
+
+    # Blobs
+
+    async def _put_blob(self, request: Request) -> Response:
+        check_length(request.headers, self.max_blob)
+        sha256 = request.path_params["sha256"]
+        known = self.dataplane.blobs.size(sha256)
+        if known is None:
+            size = await self.dataplane.blobs.put(sha256, limited_stream(request, self.max_blob), max_size=self.max_blob)
+            return value_response({"sha256": sha256, "size": size}, "", status=201)
+        return value_response({"sha256": sha256, "size": known}, "")
+
+    async def _head_blob(self, request: Request) -> Response:
+        size = self.dataplane.blobs.size(request.path_params["sha256"])
+        if size is None:
+            return Response(status_code=404)
+        return Response(headers={"Content-Length": str(size), "Content-Type": "application/octet-stream"})
+
+    async def _get_blob(self, request: Request) -> Response:
+        sha256 = request.path_params["sha256"]
+        file = self.dataplane.blobs.open(sha256)
+        size = self.dataplane.blobs.size(sha256)
+
+        async def chunks() -> AsyncIterator[bytes]:
+            with file:
+                while chunk := await asyncio.to_thread(file.read, _BLOB_CHUNK):
+                    yield chunk
+
+        headers = {"Content-Length": str(size), "ETag": f'"{sha256}"', "X-Content-Type-Options": "nosniff"}
+        return StreamingResponse(chunks(), media_type="application/octet-stream", headers=headers)
+
+    # The service
+
+    async def _health(self, request: Request) -> Response:
+        ready = self.dataplane.is_ready
+        body = {
+            "status": "ready" if ready else "stopping" if self.dataplane.is_closing else "starting",
+            "instance": self.dataplane.instance,
+            "queues": self.dataplane.load() if ready else {},
+        }
+        return value_response(body, "", status=200 if ready else 503)
+
+    async def _describe(self, request: Request) -> Response:
+        description: ServiceDescription = self.dataplane.describe()
+        return Response(description.model_dump_json(), media_type="application/json")
+
+    async def _models(self, request: Request) -> Response:
+        return value_response({"models": lite.models(self.dataplane)}, "")
+
+    async def _on_http_error(self, request: Request, error: Exception) -> Response:
+        """Starlette's own refusals: no such path, no such method."""
+        assert isinstance(error, HTTPException)
+        if error.status_code == 404:
+            paths = [route.path for route in self.dataplane.routes.values()]
+            path = request.url.path
+            known = f" Endpoints: {', '.join(sorted(paths))}." if paths else ""
+            return problem_response(
+                NotFoundError(f"There is nothing at {path}{suggestion(path, paths)}.{known}", code="endpoint_not_found")
+            )
+        codes = {405: "method_not_allowed"}
+        detail = f"{request.url.path} does not take {request.method}." if error.status_code == 405 else str(error.detail)
+        response = problem_response(
+            APIError(detail, status=error.status_code, code=codes.get(error.status_code, "http_error"))
+        )
+        for name, value in (error.headers or {}).items():
+            response.headers[name] = value
+        return response
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    return problem_response(error)
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    return problem_response(error)
+
+
+async def _wait_for_disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _owner(request: Request) -> str:
+    return str(request.scope.get("socaity.owner", ""))
+
+
+def _after(request: Request) -> int:
+    text = request.query_params.get("after") or request.headers.get("last-event-id") or "0"
+    if not text.isdigit():
+        raise InvalidInputError(f"The number of the last event is a whole number, not {text!r}.", parameter="after")
+    return int(text)

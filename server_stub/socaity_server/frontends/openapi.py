@@ -1,0 +1,75 @@
+"""What `/openapi.json` says of a route: written from the description, so that FastAPI checks nothing per request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from socaity.protocol.description import ParameterDescription
+
+from ..route import Route
+from .responses import MSGPACK, PROBLEM
+
+__all__ = ["operation", "plain"]
+
+_ANY = {"application/json": {"schema": {}}}
+_PROBLEM = {"description": "What went wrong", "content": {PROBLEM: {"schema": {"type": "object"}}}}
+
+
+def plain() -> dict[str, Any]:
+    """An operation of the service itself."""
+    return {"responses": {"200": {"description": "OK", "content": _ANY}, "default": _PROBLEM}}
+
+
+def operation(route: Route, method: str) -> dict[str, Any]:
+    """The request and the answers of a route."""
+    description = route.describe()
+    parameters = [parameter for parameter in description.parameters if not parameter.variadic]
+    schema: dict[str, Any] = {
+        "type": "object",
+        "title": f"{route.name} arguments",
+        "properties": {parameter.name: _schema(parameter) for parameter in parameters},
+        "additionalProperties": any(parameter.variadic for parameter in description.parameters),
+    }
+    required = [parameter.name for parameter in parameters if parameter.required]
+    if required:
+        schema["required"] = required
+    operation: dict[str, Any] = {"responses": _responses(route, description.returns), "tags": ["endpoints"]}
+    if method == "GET":
+        operation["parameters"] = [
+            {"name": parameter.name, "in": "query", "required": parameter.required, "schema": _schema(parameter)}
+            for parameter in parameters
+        ]
+    elif parameters or description.parameters:
+        content: dict[str, Any] = {"application/json": {"schema": schema}, MSGPACK: {"schema": schema}}
+        if not any(parameter.tensor for parameter in parameters):
+            content["multipart/form-data"] = {"schema": schema}
+        operation["requestBody"] = {"required": bool(required), "content": content}
+    operation["x-socaity"] = description.model_dump(
+        mode="json", include={"name", "streaming", "batched", "direct", "idempotent", "queue_size"}
+    )
+    return operation
+
+
+def _schema(parameter: ParameterDescription) -> dict[str, Any]:
+    schema = dict(parameter.json_schema)
+    if parameter.tensor is not None:
+        schema["x-tensor"] = parameter.tensor.model_dump()
+    if not parameter.required:
+        schema.setdefault("default", parameter.default)
+    return schema
+
+
+def _responses(route: Route, returns: dict[str, Any]) -> dict[str, Any]:
+    result = {"description": "The result", "content": {"application/json": {"schema": returns}}}
+    if route.streaming and route.queue_size is None:
+        result = {"description": "The events of the job", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    responses: dict[str, Any] = {"default": _PROBLEM}
+    job = {"description": "The job", "content": {"application/json": {"schema": {"type": "object"}}}}
+    if route.queue_size is not None:
+        responses["200"] = {**job, "description": "The job, which has ended (with ?sync=true or Prefer: wait)"}
+        responses["202"] = job
+    else:
+        responses["200"] = result
+        if not route.direct:
+            responses["202"] = {**job, "description": "The job (with Prefer: respond-async)"}
+    return responses

@@ -1,0 +1,166 @@
+"""What the HTTP front end answers: results, jobs, problem documents and event streams."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import datetime
+import math
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from socaity.exceptions import JobCancelled, SocaityError, from_problem, to_problem
+from socaity.protocol.events import JobEvent
+from socaity.protocol.messagepack import packb
+
+from ..dataplane import DataPlane
+from ..jobs.backend import JobRecord
+from ..values import to_json
+
+MSGPACK = "application/vnd.socaity+msgpack"
+PROBLEM = "application/problem+json"
+
+_HEARTBEAT = 15.0
+_RETRY_MS = 1000
+
+
+def wants_msgpack(accept: str) -> bool:
+    return MSGPACK in accept
+
+
+def value_response(value: Any, accept: str, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A value in the encoding that the caller asked for."""
+    if wants_msgpack(accept):
+        return Response(packb(value), status, headers, MSGPACK)
+    return Response(to_json(value), status, headers, "application/json")
+
+
+def problem_response(error: BaseException) -> Response:
+    """An error as an RFC 9457 document."""
+    problem = to_problem(error)
+    if isinstance(error, JobCancelled):
+        problem["status"] = 409
+    headers: dict[str, str] = {}
+    retry_after = problem.get("retry_after")
+    if retry_after is not None:
+        headers["Retry-After"] = str(max(math.ceil(retry_after), 1))
+    return Response(to_json(problem), problem["status"], headers, PROBLEM)
+
+
+def job_document(record: JobRecord) -> dict[str, Any]:
+    """A job as the contract shows it."""
+    return {
+        "id": record.id,
+        "endpoint": record.queue,
+        "status": record.status.value,
+        "progress": {"fraction": record.fraction, "message": record.message},
+        "queue_position": record.queue_position,
+        "result": record.result,
+        "error": record.error,
+        "created_at": _timestamp(record.created_at),
+        "started_at": _timestamp(record.started_at),
+        "finished_at": _timestamp(record.finished_at),
+        "links": {
+            "self": f"/jobs/{record.id}",
+            "events": f"/jobs/{record.id}/events",
+            "cancel": f"/jobs/{record.id}/cancel",
+        },
+    }
+
+
+def job_response(record: JobRecord, accept: str, *, status: int = 200, applied: str | None = None) -> Response:
+    """A job document; 202 tells with `Location` where it can be read again."""
+    headers = {"Location": f"/jobs/{record.id}"}
+    if applied:
+        headers["Preference-Applied"] = applied
+    if not record.status.is_terminal:
+        headers["Cache-Control"] = "no-store"
+    return value_response(job_document(record), accept, status=status, headers=headers)
+
+
+def error_of(record: JobRecord) -> SocaityError:
+    """The exception of a job that did not succeed."""
+    return from_problem(record.error or {}, job_id=record.id)
+
+
+class EventStream(Response):
+    """The events of a job as Server-Sent Events, from number `after` + 1 until the terminal one or the disconnect."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        dataplane: DataPlane,
+        job_id: str,
+        *,
+        after: int = 0,
+        msgpack: bool = False,
+        headers: Mapping[str, str] | None = None,
+        heartbeat: float = _HEARTBEAT,
+    ) -> None:
+        super().__init__(None, 200, {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no", **(headers or {})})
+        del self.headers["content-length"]
+        self.dataplane = dataplane
+        self.job_id = job_id
+        self.after = after
+        self.msgpack = msgpack
+        self.heartbeat = heartbeat
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        arrived: deque[JobEvent] = deque()
+        wake = asyncio.Event()
+
+        def sink(event: JobEvent) -> None:
+            arrived.append(event)
+            wake.set()
+
+        record = await self.dataplane.get(self.job_id, owner=scope.get("socaity.owner", ""))
+        stop = self.dataplane.watch(self.job_id, sink, after=self.after)
+        gone = asyncio.create_task(_disconnect(receive, wake))
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": b"retry: %d\n\n" % _RETRY_MS, "more_body": True})
+            is_over = record.status.is_terminal and not arrived
+            while not is_over and not gone.done():
+                if not arrived:
+                    wake.clear()
+                    try:
+                        async with asyncio.timeout(self.heartbeat):
+                            await wake.wait()
+                    except TimeoutError:
+                        await send({"type": "http.response.body", "body": b": alive\n\n", "more_body": True})
+                    continue
+                events = list(arrived)
+                arrived.clear()
+                body = b"".join([_sse(event, self.msgpack) for event in events])
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+                is_over = events[-1].is_terminal
+            if not gone.done():
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            stop()
+            gone.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await gone
+
+
+async def _disconnect(receive: Receive, wake: asyncio.Event) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    wake.set()
+
+
+def _sse(event: JobEvent, msgpack: bool) -> bytes:
+    data = base64.b64encode(packb(event.data)) if msgpack else to_json(event.data)
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.seq, event.kind.encode(), data)
+
+
+def _timestamp(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat()

@@ -1,0 +1,579 @@
+"""Jobs in the memory of one process: no polling, no copy, and nothing survives a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from bisect import bisect_left, insort
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import count, islice
+from typing import Any
+
+from socaity.protocol.events import EventKind, JobEvent, JobStatus
+
+from .backend import JobBackend, JobRecord, Lease, QueueFull, Sink
+
+_FAR = float("inf")
+_PRIORITIES = ("high", "normal", "low")
+_POSITIONS_PUSHED = 100
+_POSITION_INTERVAL = 0.5
+_CANCELLED = {
+    "type": "about:blank",
+    "title": "JobCancelled",
+    "status": 500,
+    "detail": "The job was cancelled.",
+    "code": "cancelled",
+}
+
+
+class MemoryJobBackend(JobBackend):
+    """Keeps jobs in dictionaries.
+
+    A finished job can be read for `result_ttl` seconds, and the last `max_finished` of them at most; then its id is
+    unknown. A job whose logs and chunks exceed `max_event_bytes` fails with `stream_too_large`. `clock` is monotonic;
+    a test that moves it calls `sweep`.
+    """
+
+    def __init__(
+        self,
+        *,
+        result_ttl: float = 3600.0,
+        lease_time: float = 30.0,
+        max_finished: int = 100_000,
+        max_event_bytes: int = 64 * 2**20,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.result_ttl = result_ttl
+        self.lease_time = lease_time
+        self.max_finished = max_finished
+        self.max_event_bytes = max_event_bytes
+        self._clock = clock
+        self._jobs: dict[str, _Job] = {}
+        self._queues: dict[str, _Queue] = {}
+        # All leases have one length and so do retentions: both stay sorted by their deadline without a heap.
+        self._leases: OrderedDict[_MemoryLease, float] = OrderedDict()
+        self._finished: OrderedDict[str, float] = OrderedDict()
+        self._delayed: list[tuple[float, int, _Job]] = []
+        self._order = count()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = _FAR
+        self._open = False
+
+    async def open(self) -> None:
+        self._open = True
+        self._arm()
+
+    async def close(self) -> None:
+        self._open = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer, self._timer_at = None, _FAR
+        for queue in self._queues.values():
+            queue.stop()
+        for job in self._jobs.values():
+            job.watchers.clear()
+
+    def configure_queue(self, queue: str, *, limit: int | None, concurrency: int) -> None:
+        known = self._queue(queue)
+        known.limit, known.concurrency = limit, concurrency
+
+    async def submit(self, job: JobRecord) -> bool:
+        if job.id in self._jobs:
+            return False
+        queue = self._queue(job.queue)
+        if queue.limit is not None and queue.waiting >= queue.limit:
+            raise QueueFull(
+                f"The queue of {job.queue!r} is full: {queue.waiting} jobs wait (limit {queue.limit}).",
+                retry_after=queue.seconds_until_room(),
+            )
+        job.created_at = job.created_at or time.time()
+        entry = _Job(job, queue)
+        self._jobs[job.id] = entry
+        self._enqueue(entry)
+        return True
+
+    async def get(self, job_id: str) -> JobRecord | None:
+        job = self._jobs.get(job_id)
+        return None if job is None else job.snapshot()
+
+    async def list(
+        self,
+        *,
+        owner: str | None = None,
+        queue: str | None = None,
+        status: JobStatus | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> Sequence[JobRecord]:
+        if after is not None and after not in self._jobs:
+            return []
+        found: list[JobRecord] = []
+        skipping = after is not None
+        for job_id, job in reversed(self._jobs.items()):
+            if skipping:
+                skipping = job_id != after
+                continue
+            record = job.record
+            if (
+                (owner is None or record.owner == owner)
+                and (queue is None or record.queue == queue)
+                and (status is None or record.status == status)
+            ):
+                found.append(job.snapshot())
+                if len(found) >= limit:
+                    break
+        return found
+
+    def watch(self, job_id: str, sink: Sink, *, after: int = 0) -> Callable[[], None] | None:
+        job = self._jobs.get(job_id)
+        if job is None:
+            return None
+        for event in islice(job.events, max(after, 0), None):
+            sink(event)
+        if job.record.status.is_terminal:
+            return _nothing
+        watchers = job.watchers
+        watchers.append(sink)
+
+        def stop() -> None:
+            if sink in watchers:
+                watchers.remove(sink)
+
+        return stop
+
+    def events(self, job_id: str, *, after: int = 0) -> AsyncIterator[JobEvent]:
+        if job_id not in self._jobs:
+            raise KeyError(job_id)
+        return self._events(job_id, after)
+
+    async def _events(self, job_id: str, after: int) -> AsyncIterator[JobEvent]:
+        arrived: deque[JobEvent] = deque()
+        wake = asyncio.Event()
+
+        def sink(event: JobEvent) -> None:
+            arrived.append(event)
+            wake.set()
+
+        stop = self.watch(job_id, sink, after=after)
+        if stop is None:
+            raise KeyError(job_id)
+        try:
+            if not arrived and self._jobs[job_id].record.status.is_terminal:
+                return
+            while True:
+                while arrived:
+                    event = arrived.popleft()
+                    yield event
+                    if event.is_terminal:
+                        return
+                wake.clear()
+                await wake.wait()
+        finally:
+            stop()
+
+    async def cancel(self, job_id: str) -> bool:
+        job = self._jobs.get(job_id)
+        if job is None:
+            return False
+        if job.record.status.is_terminal:
+            return job.record.status is JobStatus.CANCELLED
+        self._end(job, JobStatus.CANCELLED, "error", dict(_CANCELLED))
+        return True
+
+    async def lease(self, queue: str, max_jobs: int, *, wait: float | None = None) -> Sequence[Lease]:
+        known = self._queue(queue)
+        deadline = None if wait is None else asyncio.get_running_loop().time() + wait
+        while not known.waiting:
+            if not await known.wait_for_job(deadline):
+                return ()
+        return [self._lease(known.pop()) for _ in range(min(max_jobs, known.waiting))]
+
+    def depth(self, queue: str) -> int:
+        known = self._queues.get(queue)
+        return 0 if known is None else known.waiting
+
+    def sweep(self) -> None:
+        """Do what is due: expire leases, forget old results, queue delayed jobs. The timer calls it."""
+        now = self._clock()
+        while self._leases:
+            lease, deadline = next(iter(self._leases.items()))
+            if deadline > now:
+                break
+            self._requeue(lease.job, front=True)
+        while self._finished:
+            job_id, deadline = next(iter(self._finished.items()))
+            if deadline > now:
+                break
+            del self._finished[job_id], self._jobs[job_id]
+        while self._delayed and self._delayed[0][0] <= now:
+            job = heapq.heappop(self._delayed)[2]
+            if not job.record.status.is_terminal:
+                self._enqueue(job)
+        self._arm()
+
+    def _queue(self, name: str) -> _Queue:
+        queue = self._queues.get(name)
+        if queue is None:
+            queue = self._queues[name] = _Queue()
+        return queue
+
+    def _enqueue(self, job: _Job, *, front: bool = False) -> None:
+        queue = job.queue
+        queue.push(job, front=front)
+        job.record.status = JobStatus.QUEUED
+        job.record.queue_position = position = queue.position(job)
+        job.add("status", {"status": "queued", "queue_position": position})
+        queue.wake()
+
+    def _lease(self, job: _Job) -> _MemoryLease:
+        record = job.record
+        record.attempt += 1
+        record.status = JobStatus.RUNNING
+        record.queue_position = None
+        record.started_at = time.time()
+        now = self._clock()
+        lease = job.lease = _MemoryLease(self, job, now)
+        self._leases[lease] = deadline = now + self.lease_time
+        if deadline < self._timer_at:
+            self._arm()
+        job.add("status", {"status": "running", "queue_position": None})
+        if job.queue.waiting and not job.queue.positions_due:
+            job.queue.positions_due = True
+            asyncio.get_running_loop().call_later(_POSITION_INTERVAL, self._push_positions, job.queue)
+        return lease
+
+    def _push_positions(self, queue: _Queue) -> None:
+        queue.positions_due = False
+        if not self._open:
+            return
+        for position, job in enumerate(queue.first(_POSITIONS_PUSHED), 1):
+            if job.watchers and job.told_position != position:
+                job.add("status", {"status": "queued", "queue_position": position})
+                job.told_position = position
+
+    def _release(self, job: _Job) -> None:
+        """Take the lease away from whoever has it."""
+        lease, job.lease = job.lease, None
+        if lease is not None:
+            self._leases.pop(lease, None)
+            lease.lose()
+
+    def _requeue(self, job: _Job, *, delay: float = 0.0, front: bool = False) -> None:
+        self._release(job)
+        if delay > 0:
+            job.record.status = JobStatus.QUEUED
+            heapq.heappush(self._delayed, (self._clock() + delay, next(self._order), job))
+            job.add("status", {"status": "queued", "queue_position": None})
+            self._arm()
+        else:
+            self._enqueue(job, front=front)
+
+    def _end(self, job: _Job, status: JobStatus, kind: EventKind, data: Any) -> None:
+        record = job.record
+        if record.status is JobStatus.QUEUED:
+            job.queue.discard(job)
+        record.status = status
+        record.finished_at = time.time()
+        record.queue_position = None
+        record.payload = None
+        if status is JobStatus.SUCCEEDED:
+            record.result = data
+            record.fraction = 1.0
+        else:
+            record.error = data
+        lease = job.lease
+        if lease is not None:
+            job.lease = None
+            self._leases.pop(lease, None)
+            if status is not JobStatus.CANCELLED:
+                job.queue.note_run_time(self._clock() - lease.started)
+                lease.is_over = True
+        finished = self._finished
+        finished[record.id] = deadline = self._clock() + self.result_ttl
+        if len(finished) > self.max_finished:
+            del self._jobs[finished.popitem(last=False)[0]]
+        if deadline < self._timer_at:
+            self._arm()
+        job.add(kind, data)
+        job.watchers.clear()
+        if lease is not None and not lease.is_over:
+            lease.lose()
+
+    def _arm(self) -> None:
+        """One timer, for what is due next."""
+        if not self._open:
+            return
+        due = _FAR
+        if self._leases:
+            due = next(iter(self._leases.values()))
+        if self._finished:
+            due = min(due, next(iter(self._finished.values())))
+        if self._delayed:
+            due = min(due, self._delayed[0][0])
+        if due == self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_at = due
+        if due != _FAR:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(due - self._clock(), 0.0), self._on_timer)
+
+    def _on_timer(self) -> None:
+        late = self._clock() - self._timer_at
+        self._timer, self._timer_at = None, _FAR
+        if late > self.lease_time / 4:
+            # The loop stood still, and so did the heartbeats: the workers get half a lease to speak first.
+            grace = self._clock() + self.lease_time / 2
+            for lease, deadline in self._leases.items():
+                self._leases[lease] = max(deadline, grace)
+        self.sweep()
+
+
+class _Queue:
+    """The waiting jobs of one queue, and who waits for them."""
+
+    __slots__ = ("concurrency", "lanes", "limit", "positions_due", "run_time", "waiters", "waiting")
+
+    def __init__(self) -> None:
+        self.limit: int | None = None
+        self.concurrency = 1
+        self.lanes = {priority: _Lane() for priority in _PRIORITIES}
+        self.waiting = 0
+        self.waiters: deque[asyncio.Future[bool]] = deque()
+        self.run_time: float | None = None
+        self.positions_due = False
+
+    def push(self, job: _Job, *, front: bool) -> None:
+        self.lanes[job.record.priority].push(job, front=front)
+        self.waiting += 1
+
+    def pop(self) -> _Job:
+        self.waiting -= 1
+        for lane in self.lanes.values():
+            if lane.jobs:
+                return lane.pop()
+        raise LookupError("no job waits")
+
+    def discard(self, job: _Job) -> None:
+        if self.lanes[job.record.priority].discard(job):
+            self.waiting -= 1
+
+    def position(self, job: _Job) -> int | None:
+        """1 is next; None while it is delayed."""
+        ahead = 0
+        for priority, lane in self.lanes.items():
+            if priority == job.record.priority:
+                place = lane.place(job)
+                return None if place is None else ahead + place
+            ahead += len(lane.jobs)
+        return None
+
+    def first(self, number: int) -> list[_Job]:
+        return list(islice((job for lane in self.lanes.values() for job in lane.jobs.values()), number))
+
+    def wake(self) -> None:
+        while self.waiters:
+            waiter = self.waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(True)
+                return
+
+    async def wait_for_job(self, deadline: float | None) -> bool:
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
+        self.waiters.append(waiter)
+        timer = None
+        if deadline is not None:
+            timer = loop.call_at(deadline, lambda: waiter.done() or waiter.set_result(False))
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self.wake()  # the job that woke this one is for the next
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if not waiter.done() or waiter in self.waiters:
+                self.waiters.remove(waiter)
+
+    def stop(self) -> None:
+        while self.waiters:
+            waiter = self.waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(False)
+
+    def note_run_time(self, seconds: float) -> None:
+        self.run_time = seconds if self.run_time is None else 0.8 * self.run_time + 0.2 * seconds
+
+    def seconds_until_room(self) -> float:
+        """When the next of the running jobs is expected to end."""
+        return max((1.0 if self.run_time is None else self.run_time) / self.concurrency, 0.05)
+
+
+class _Lane:
+    """The waiting jobs of one priority, numbered in order, so that a place is found without walking the queue."""
+
+    __slots__ = ("gone", "jobs", "next_order")
+
+    def __init__(self) -> None:
+        self.jobs: OrderedDict[str, _Job] = OrderedDict()
+        self.next_order = 0
+        self.gone: list[int] = []
+
+    def push(self, job: _Job, *, front: bool) -> None:
+        if front and self.jobs:
+            job.order = next(iter(self.jobs.values())).order - 1
+            position = bisect_left(self.gone, job.order)
+            if position < len(self.gone) and self.gone[position] == job.order:
+                del self.gone[position]
+        else:
+            job.order = self.next_order
+            self.next_order += 1
+        self.jobs[job.record.id] = job
+        if front:
+            self.jobs.move_to_end(job.record.id, last=False)
+
+    def pop(self) -> _Job:
+        job = self.jobs.popitem(last=False)[1]
+        if self.gone:
+            del self.gone[: bisect_left(self.gone, job.order)]
+        return job
+
+    def discard(self, job: _Job) -> bool:
+        if self.jobs.pop(job.record.id, None) is None:
+            return False
+        insort(self.gone, job.order)
+        return True
+
+    def place(self, job: _Job) -> int | None:
+        if job.record.id not in self.jobs:
+            return None
+        first = next(iter(self.jobs.values())).order
+        between = bisect_left(self.gone, job.order) - bisect_left(self.gone, first) if self.gone else 0
+        return job.order - first - between + 1
+
+
+class _Job:
+    """A job with its events and watchers."""
+
+    __slots__ = ("bytes", "events", "lease", "order", "queue", "record", "told_position", "watchers")
+
+    def __init__(self, record: JobRecord, queue: _Queue) -> None:
+        self.record = record
+        self.queue = queue
+        self.events: list[JobEvent] = []
+        self.bytes = 0
+        self.watchers: list[Sink] = []
+        self.lease: _MemoryLease | None = None
+        self.order = 0
+        self.told_position: int | None = None
+
+    def add(self, kind: EventKind, data: Any) -> None:
+        event = JobEvent(len(self.events) + 1, kind, data)
+        self.events.append(event)
+        if self.watchers:
+            for sink in tuple(self.watchers):
+                sink(event)
+
+    def snapshot(self) -> JobRecord:
+        record = self.record
+        position = self.queue.position(self) if record.status is JobStatus.QUEUED else None
+        return replace(record, queue_position=position, logs=record.logs.copy())
+
+
+class _MemoryLease(Lease):
+    __slots__ = ("attempt", "backend", "callbacks", "is_over", "job", "job_id", "payload", "started")
+
+    def __init__(self, backend: MemoryJobBackend, job: _Job, now: float) -> None:
+        self.backend = backend
+        self.job = job
+        self.job_id = job.record.id
+        self.payload = job.record.payload
+        self.attempt = job.record.attempt
+        self.started = now
+        self.is_over = False
+        self.callbacks: list[Callable[[], None]] = []
+
+    async def heartbeat(self) -> bool:
+        if self.job.lease is not self:
+            return False
+        leases = self.backend._leases
+        leases[self] = self.backend._clock() + self.backend.lease_time
+        leases.move_to_end(self)
+        return True
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        if self.job.lease is self:
+            self.callbacks.append(callback)
+        elif not self.is_over:
+            callback()
+
+    def lose(self) -> None:
+        callbacks, self.callbacks = self.callbacks, []
+        for callback in callbacks:
+            callback()
+
+    async def emit(self, kind: EventKind, data: Any) -> bool:
+        job = self.job
+        if job.lease is not self:
+            return False
+        if kind == "progress":
+            job.record.fraction = data.get("fraction")
+            job.record.message = data.get("message")
+        else:
+            job.bytes += size_of(data)
+            if job.bytes > self.backend.max_event_bytes:
+                self.backend._end(job, JobStatus.FAILED, "error", self._too_large())
+                self.lose()
+                return False
+            if kind == "log":
+                job.record.logs.append(data["message"])
+        job.add(kind, data)
+        return True
+
+    async def succeed(self, result: Any) -> bool:
+        if self.job.lease is not self:
+            return False
+        self.backend._end(self.job, JobStatus.SUCCEEDED, "result", result)
+        return True
+
+    async def fail(self, error: Mapping[str, Any], *, retry_in: float | None = None) -> bool:
+        job = self.job
+        if job.lease is not self:
+            return False
+        if retry_in is None:
+            self.backend._end(job, JobStatus.FAILED, "error", dict(error))
+        else:
+            self.is_over = True
+            self.backend._requeue(job, delay=retry_in)
+        return True
+
+    def _too_large(self) -> dict[str, Any]:
+        return {
+            "type": "about:blank",
+            "title": "JobFailed",
+            "status": 500,
+            "detail": f"The logs and chunks of the job exceed {self.backend.max_event_bytes} bytes.",
+            "code": "stream_too_large",
+        }
+
+
+def size_of(value: Any) -> int:
+    """About how many bytes a plain value takes."""
+    if isinstance(value, str | bytes | bytearray | memoryview):
+        return 64 + len(value)
+    if isinstance(value, Mapping):
+        return 64 + sum(size_of(key) + size_of(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return 64 + sum(map(size_of, value))
+    return 64 + int(getattr(value, "nbytes", 0))
+
+
+def _nothing() -> None:
+    pass

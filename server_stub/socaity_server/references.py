@@ -1,0 +1,77 @@
+"""References inside arguments: `{"$blob": sha256}` to uploaded bytes, `{"$job": id, "path": […]}` to another job's result."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+__all__ = ["Reference", "find_references", "follow", "resolve"]
+
+
+class Reference(NamedTuple):
+    """`kind` is `job` or `blob`; `path` leads into the job's result."""
+
+    kind: str
+    id: str
+    path: tuple[Any, ...] = ()
+
+
+Fetch: TypeAlias = Callable[[Reference, str], Awaitable[Any]]
+
+
+def find_references(arguments: Mapping[str, Any]) -> list[tuple[str, Reference]]:
+    """All references with the parameter that they stand in; almost always none, and then cheap."""
+    found: list[tuple[str, Reference]] = []
+    for name, value in arguments.items():
+        kind = type(value)
+        if kind is dict or kind is list:
+            found.extend((name, reference) for reference in _walk(value))
+    return found
+
+
+async def resolve(value: Any, fetch: Fetch, parameter: str) -> Any:
+    """`value` with every reference replaced by what `fetch` gives for it."""
+    if type(value) is dict:
+        reference = _read(value)
+        if reference is not None:
+            return await fetch(reference, parameter)
+        return {key: await resolve(item, fetch, parameter) for key, item in value.items()}
+    if type(value) is list and any(True for _ in _walk(value)):
+        return [await resolve(item, fetch, parameter) for item in value]
+    return value
+
+
+def follow(result: Any, path: Sequence[Any]) -> Any:
+    """The part of `result` at `path`; raises LookupError or TypeError."""
+    for step in path:
+        result = result[step]
+    return result
+
+
+def _walk(value: Any) -> Iterator[Reference]:
+    if type(value) is dict:
+        reference = _read(value)
+        if reference is not None:
+            yield reference
+            return
+        for item in value.values():
+            if type(item) in (dict, list):
+                yield from _walk(item)
+    else:
+        # One pass in C over the types keeps long lists of numbers cheap.
+        kinds = set(map(type, value))
+        if dict in kinds or list in kinds:
+            for item in value:
+                if type(item) in (dict, list):
+                    yield from _walk(item)
+
+
+def _read(value: dict[Any, Any]) -> Reference | None:
+    if len(value) > 2:
+        return None
+    job = value.get("$job")
+    if isinstance(job, str) and value.keys() <= {"$job", "path"}:
+        path = value.get("path") or ()
+        return Reference("job", job, tuple(path)) if isinstance(path, list | tuple) else None
+    blob = value.get("$blob")
+    return Reference("blob", blob) if isinstance(blob, str) and len(value) == 1 else None

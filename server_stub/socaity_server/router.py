@@ -1,0 +1,213 @@
+"""`SocaityRouter`: register functions and models, then start the service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvicorn
+
+from socaity.exceptions import ConfigurationError
+
+from .dataplane import DataPlane
+from .frontends.http import SocaityApp
+from .jobs.memory import MemoryJobBackend
+from .models import model_route
+from .route import Route
+from .runtimes.base import Runtime
+from .settings import read_settings
+
+__all__ = ["SocaityRouter"]
+
+_MIB = 2**20
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class SocaityRouter:
+    """A service of typed Python functions and models.
+
+    `provider` and `environment` come from EXECUTION_PROVIDER and EXECUTION_ENVIRONMENT where they are not given.
+    `app` is the ASGI application, `dataplane` the core below it. Bodies above `max_body` bytes are refused (uploads of
+    blobs above `max_blob`); a result can be read again for `result_ttl` seconds. Routers share nothing.
+    """
+
+    def __init__(
+        self,
+        provider: str | None = None,
+        environment: str | None = None,
+        *,
+        title: str = "socaity",
+        version: str = "",
+        max_body: int = 64 * _MIB,
+        max_blob: int = 2**30,
+        result_ttl: float = 3600.0,
+        grace: float = 10.0,
+    ) -> None:
+        settings = read_settings(provider=provider, environment=environment)
+        self.provider = settings.provider
+        self.environment = settings.environment
+        self.grace = grace
+        self.dataplane = DataPlane(
+            title=title, version=version, max_body=max_body, backend=lambda: MemoryJobBackend(result_ttl=result_ttl)
+        )
+        self.app = SocaityApp(self.dataplane, max_body=max_body, max_blob=max_blob, grace=grace)
+        self._mounted = _mounted_paths(self.app)
+        self._conflicts: list[str] = []
+        self.app.check = self._check
+
+    def add_route(
+        self,
+        path: str,
+        *,
+        queue_size: int | None = None,
+        methods: Sequence[str] = ("POST",),
+        max_batch_size: int | None = None,
+        max_batch_wait: float = 0.0,
+        concurrency: int | None = None,
+        timeout: float | None = 3600.0,
+        idempotent: bool = False,
+    ) -> Callable[[_Function], _Function]:
+        """Serve the decorated function, which stays as it is, at `path`.
+
+        With `queue_size` a call answers with a job, and at most that many wait; `concurrency` run at once (default: 1 with
+        a queue, else 64). With `max_batch_size` the function gets stacked arrays of so many rows at most; the oldest call
+        waits `max_batch_wait` seconds at most for a fuller batch. A job ends after `timeout` seconds. `idempotent` says
+        that a call may be sent again when it is unknown whether it ran.
+        """
+
+        def register(function: _Function) -> _Function:
+            route = Route.from_function(
+                path,
+                function,
+                queue_size=queue_size,
+                methods=methods,
+                max_batch_size=max_batch_size,
+                max_batch_wait=max_batch_wait,
+                concurrency=concurrency,
+                timeout=timeout,
+                idempotent=idempotent,
+            )
+            self._add(route)
+            return function
+
+        return register
+
+    def add_model(
+        self,
+        model: str | os.PathLike[str] | Runtime,
+        *,
+        name: str | None = None,
+        max_batch_size: int = 64,
+        max_batch_wait: float = 0.0,
+    ) -> None:
+        """Serve one ONNX file, or a runtime that is loaded already, at `/predict/{name}` (default: the file's stem)."""
+        if isinstance(model, Runtime):
+            if name is None:
+                raise ConfigurationError("A runtime needs a name: add_model(runtime, name=…).")
+            runtime = model
+        else:
+            path = Path(model)
+            if path.suffix != ".onnx":
+                raise ConfigurationError(f"{str(path)!r} is not an .onnx file.")
+            from .runtimes.onnx import ONNXRuntime
+
+            runtime = ONNXRuntime(path)
+            name = name or path.stem
+        self._add(model_route(runtime, name, max_batch_size=max_batch_size, max_batch_wait=max_batch_wait))
+
+    def start(
+        self,
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        log_level: str = "info",
+        on_ready: Callable[[str], None] | None = None,
+    ) -> None:
+        """Serve until interrupted; on `FASTAPI_HOST` and `FASTAPI_PORT` (127.0.0.1:8000) where nothing is given.
+
+        `on_ready` gets the address as soon as requests are answered.
+        """
+        self._check()
+        settings = read_settings(provider=self.provider, environment=self.environment, host=host, port=port)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            raise ConfigurationError("start() blocks, and an event loop runs here already: serve `router.app` instead.")
+        with contextlib.suppress(KeyboardInterrupt):
+            self.server(settings.host, settings.port, log_level=log_level, on_ready=on_ready).run()
+
+    def server(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        *,
+        log_level: str = "warning",
+        on_ready: Callable[[str], None] | None = None,
+    ) -> uvicorn.Server:
+        """The uvicorn server that `start` runs, for those who run it themselves."""
+        config = uvicorn.Config(
+            self.app,
+            host=host,
+            port=port,
+            log_level=log_level,
+            access_log=False,
+            server_header=False,
+            ws="websockets-sansio",
+            ws_per_message_deflate=False,
+            ws_max_size=2**31 - 1,
+            lifespan="on",
+            timeout_graceful_shutdown=max(int(self.grace), 1),
+        )
+        return _Server(config, on_ready)
+
+    def _add(self, route: Route) -> None:
+        """Conflicts are kept for the start, where they are an error that names both sides."""
+        for path, owner in self._mounted:
+            if path.fullmatch(route.path):
+                self._conflicts.append(f"{route.path} ({route.name}) collides with {owner}, which the service itself serves")
+                return
+        for other in self.dataplane.routes.values():
+            if other.path == route.path or other.name == route.name:
+                self._conflicts.append(f"{route.path} ({_origin(route)}) collides with {other.path} ({_origin(other)})")
+                return
+        self.dataplane.add(route)
+        self.app.serve(route)
+
+    def _check(self) -> None:
+        if self._conflicts:
+            raise ConfigurationError(f"Two routes at one place: {'; '.join(self._conflicts)}.")
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[str], None] | None) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started and self._on_ready is not None:
+            self._on_ready(self.url)
+
+    @property
+    def url(self) -> str:
+        """The address, with the port that the system chose for port 0."""
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _mounted_paths(app: SocaityApp) -> list[tuple[re.Pattern[str], str]]:
+    paths = {str(getattr(route, "path", "")) for route in app.routes} | {"/ws", "/available_models"}
+    return [(re.compile(re.sub(r"\{[^}]*\}", "[^/]+", path)), path) for path in sorted(paths) if path]
+
+
+def _origin(route: Route) -> str:
+    module = getattr(route.function, "__module__", None)
+    name = getattr(route.function, "__qualname__", route.name)
+    return f"{module}.{name}" if module else name

@@ -1,0 +1,217 @@
+"""One run of a user's function: on a worker thread or as a task, with its events, its timeout and its cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from socaity.exceptions import JobCancelled, JobFailed
+from socaity.protocol.events import EventKind
+
+from .progress import Channel, JobProgress
+from .route import Route
+from .values import to_plain
+from .workers import Work, WorkerThreads
+
+__all__ = ["Emit", "Run", "Slots", "failure"]
+
+Emit: TypeAlias = Callable[[EventKind, Any], Awaitable[bool]]
+
+_OURS = str(Path(__file__).parent)
+_PROGRESS_INTERVAL = 0.05
+_CHUNKS_PER_TURN = 64
+
+
+class Slots:
+    """How many runs of one route may go on at once: threads for blocking functions, a semaphore for async ones."""
+
+    def __init__(self, route: Route) -> None:
+        self.threads = WorkerThreads(route.name, route.concurrency)
+        self.tasks = asyncio.Semaphore(route.concurrency)
+
+
+class Run:
+    """Runs a function once. `emit` gets its progress, log lines and chunks, in order.
+
+    `result` raises JobFailed (also `timeout` and `result_not_serialisable`) or JobCancelled. A thread cannot be stopped:
+    after `cancel` the run lasts until the function notices or returns; after the timeout its thread is given up.
+    """
+
+    def __init__(self, route: Route, values: Mapping[str, Any], *, slots: Slots, emit: Emit, context: Context) -> None:
+        self._route = route
+        self._values = dict(values)
+        self._slots = slots
+        self._emit = emit
+        self._context = context
+        self._loop = asyncio.get_running_loop()
+        self._channel = Channel(self._loop)
+        self._progress: JobProgress | None = None
+        if route.progress_name is not None:
+            self._progress = self._values[route.progress_name] = JobProgress(self._channel)
+        self._work: Work | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._pending: JobProgress | None = None
+        self._next_progress = 0.0
+        self._flush: asyncio.TimerHandle | None = None
+
+    def cancel(self) -> None:
+        """Nobody wants the result any more. For the loop thread."""
+        self._channel.put("cancel")
+
+    async def result(self) -> Any:
+        """Run, and give the result as a plain value (None after a stream)."""
+        if self._route.kind in ("plain", "generator"):
+            return await self._supervise()
+        async with self._slots.tasks:
+            return await self._supervise()
+
+    async def _supervise(self) -> Any:
+        timeout = self._route.timeout
+        timer = None if timeout is None else self._loop.call_later(timeout, self._channel.put, "timeout")
+        self._start()
+        try:
+            return await self._pump()
+        except asyncio.CancelledError:
+            self._stop()
+            if self._work is not None and not self._work.is_started:
+                self._slots.threads.abandon(self._work)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if self._flush is not None:
+                self._flush.cancel()
+            self._channel.close()
+
+    def _start(self) -> None:
+        kind = self._route.kind
+        if kind == "plain":
+            self._work = self._slots.threads.submit(lambda: self._context.run(self._call))
+        elif kind == "generator":
+            self._work = self._slots.threads.submit(lambda: self._context.run(self._iterate))
+        else:
+            body = self._call_async() if kind == "async" else self._iterate_async()
+            self._task = self._loop.create_task(body, context=self._context)
+
+    def _stop(self) -> None:
+        self._channel.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _pump(self) -> Any:
+        """Publish what comes out of the function until it ends."""
+        channel = self._channel
+        is_cancelled = False
+        while True:
+            for kind, data in await channel.take():
+                if kind == "progress":
+                    self._pending = data
+                elif kind == "log" or kind == "chunk":
+                    await self._emit_progress(force=True)
+                    await self._emit("log" if kind == "log" else "chunk", data)
+                elif kind == "returned" or kind == "raised":
+                    if is_cancelled:
+                        raise JobCancelled("The job was cancelled.")
+                    await self._emit_progress(force=True)
+                    if kind == "returned":
+                        return data
+                    raise data
+                elif kind == "cancel":
+                    is_cancelled = True
+                    self._stop()
+                elif kind == "timeout":
+                    self._give_up()
+            await self._emit_progress()
+
+    async def _emit_progress(self, *, force: bool = False) -> None:
+        """Publish the last progress; not more often than every 50 ms, so that a long job's record stays small."""
+        progress = self._pending
+        if progress is None:
+            return
+        now = self._loop.time()
+        if not force and now < self._next_progress:
+            if self._flush is None:
+                self._flush = self._loop.call_at(self._next_progress, self._channel.put, "flush")
+            return
+        if self._flush is not None:
+            self._flush.cancel()
+        self._pending = self._flush = None
+        self._next_progress = now + _PROGRESS_INTERVAL
+        await self._emit("progress", progress._take())
+
+    def _give_up(self) -> None:
+        self._stop()
+        if self._work is not None:
+            self._slots.threads.abandon(self._work)
+        raise JobFailed(f"The job ran longer than {self._route.timeout:g} seconds.", code="timeout")
+
+    def _call(self) -> None:
+        try:
+            result = to_plain(self._route.function(**self._values))
+        except BaseException as exc:
+            self._channel.put("raised", failure(exc))
+        else:
+            self._channel.put("returned", result)
+
+    def _iterate(self) -> None:
+        channel = self._channel
+        try:
+            generator = self._route.function(**self._values)
+            try:
+                for chunk in generator:
+                    if channel.is_cancelled:
+                        break
+                    channel.put("chunk", to_plain(chunk))
+                    channel.wait_for_room()
+            finally:
+                generator.close()
+        except BaseException as exc:
+            channel.put("raised", failure(exc))
+        else:
+            channel.put("returned")
+
+    async def _call_async(self) -> None:
+        try:
+            result = to_plain(await self._route.function(**self._values))
+        except BaseException as exc:
+            self._channel.put("raised", failure(exc))
+        else:
+            self._channel.put("returned", result)
+
+    async def _iterate_async(self) -> None:
+        channel = self._channel
+        try:
+            generator = self._route.function(**self._values)
+            try:
+                count = 0
+                async for chunk in generator:
+                    channel.put("chunk", to_plain(chunk))
+                    count += 1
+                    if count % _CHUNKS_PER_TURN == 0:
+                        await asyncio.sleep(0)
+            finally:
+                await generator.aclose()
+        except BaseException as exc:
+            channel.put("raised", failure(exc))
+        else:
+            channel.put("returned")
+
+
+def failure(exc: BaseException) -> JobFailed | JobCancelled:
+    """What the caller gets to know of an exception in the user's function: type, text and the user's own frames."""
+    if isinstance(exc, JobFailed | JobCancelled):
+        return exc
+    frame = exc.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.tb_next
+    name = type(exc).__qualname__
+    text = str(exc)
+    return JobFailed(
+        f"{name}: {text}" if text else name,
+        error_type=name,
+        remote_traceback="".join(traceback.format_exception(type(exc), exc, frame)),
+    )

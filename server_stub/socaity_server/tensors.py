@@ -1,0 +1,195 @@
+"""The inputs of a batched route: one call's arguments as arrays with a batch axis. The hottest path of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from socaity.exceptions import InvalidInputError
+from socaity.protocol.description import TensorDescription
+
+from .parameters import shown
+
+__all__ = ["Prepared", "TensorInput", "TensorInputs"]
+
+Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
+
+
+Prepared: TypeAlias = tuple[Arrays, int, bool]
+"""A call for the batcher: inputs, rows, and whether it is a single item, whose result has no batch axis."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInput:
+    """One input. `item_shape` has no batch axis; an axis of any length is None, and None instead of a shape: unknown."""
+
+    name: str
+    dtype: str | None
+    item_shape: tuple[int | None, ...] | None
+
+
+class TensorInputs:
+    """All inputs of one route, compiled.
+
+    An argument with the rank of an item is one item; with one more axis it is a stack of rows. Where the shape is unknown,
+    each call is one item. With `has_batch_axis=False` the shapes are whole and nothing is ever stacked by a caller.
+    """
+
+    def __init__(self, route: str, inputs: Sequence[TensorInput], *, has_batch_axis: bool = True) -> None:
+        self.route = route
+        self.inputs = {item.name: item for item in inputs}
+        self.has_batch_axis = has_batch_axis
+        self._takers = {item.name: _taker(item, has_batch_axis) for item in inputs}
+        self._only = inputs[0] if len(inputs) == 1 else None
+        self.prepare: Callable[[Mapping[str, Any]], Prepared] = self._prepare
+        if self._only is not None and has_batch_axis and _is_fixed(self._only):
+            self.prepare = _fast_prepare(self._only, self._prepare)
+
+    def describe(self, name: str) -> TensorDescription:
+        item = self.inputs[name]
+        return TensorDescription(dtype=item.dtype, shape=None if item.item_shape is None else list(item.item_shape))
+
+    def _prepare(self, arguments: Mapping[str, Any]) -> Prepared:
+        takers = self._takers
+        if arguments.keys() != takers.keys():
+            raise self._wrong_names(arguments)
+        arrays: Arrays = {}
+        rows = 0
+        is_single = True
+        for name, take in takers.items():
+            array, single = take(arguments[name])
+            count = array.shape[0]
+            if arrays and (count != rows or single != is_single):
+                first = next(iter(arrays))
+                raise InvalidInputError(
+                    f"Parameters {first!r} and {name!r} must have the same number of rows; got {_rows(rows, is_single)} "
+                    f"and {_rows(count, single)}.",
+                    parameter=name,
+                )
+            arrays[name], rows, is_single = array, count, single
+        if rows == 0:
+            name = next(iter(arrays))
+            raise InvalidInputError(f"Parameter {name!r} has no rows.", parameter=name)
+        return arrays, rows, is_single
+
+    def _wrong_names(self, arguments: Mapping[str, Any]) -> InvalidInputError:
+        for name in arguments:
+            if name not in self._takers:
+                near = get_close_matches(name, list(self._takers), n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                takes = ", ".join(self._takers)
+                return InvalidInputError(f"{self.route}() has no parameter {name!r}{hint}. It takes {takes}.", parameter=name)
+        missing = next(name for name in self._takers if name not in arguments)
+        return InvalidInputError(f"{self.route}() needs the parameter {missing!r}.", parameter=missing)
+
+
+_Taker: TypeAlias = Callable[[Any], tuple[np.ndarray[Any, Any], bool]]
+
+
+def _is_fixed(item: TensorInput) -> bool:
+    return item.dtype not in (None, "object") and item.item_shape is not None and None not in item.item_shape
+
+
+def _fast_prepare(item: TensorInput, slow: Callable[[Mapping[str, Any]], Prepared]) -> Callable[[Mapping[str, Any]], Prepared]:
+    """For one input of a known shape: an array that fits is recognised with a few comparisons."""
+    name, shape = item.name, item.item_shape
+    dtype = np.dtype(item.dtype)
+    rank = len(shape or ())
+    ndarray = np.ndarray
+
+    def prepare(arguments: Mapping[str, Any]) -> Prepared:
+        if len(arguments) == 1 and name in arguments:
+            array = arguments[name]
+            if type(array) is ndarray and array.dtype == dtype:
+                found = array.shape
+                if found == shape:
+                    return {name: array[None]}, 1, True
+                if len(found) == rank + 1 and found[1:] == shape and found[0]:
+                    return {name: array}, found[0], False
+        return slow(arguments)
+
+    return prepare
+
+
+def _taker(item: TensorInput, has_batch_axis: bool) -> _Taker:
+    name, shape = item.name, item.item_shape
+    dtype = None if item.dtype is None else np.dtype(item.dtype)
+    rank = None if shape is None else len(shape)
+    fixed = [] if shape is None else [(axis, size) for axis, size in enumerate(shape) if size is not None]
+
+    def take(value: Any) -> tuple[np.ndarray[Any, Any], bool]:
+        array = value if type(value) is np.ndarray else _as_array(name, item, value)
+        if dtype is not None and array.dtype != dtype:
+            array = _cast(name, array, dtype, value)
+        if rank is None:
+            return array[None], True
+        single = array.ndim == rank
+        found = array.shape if single else array.shape[1:]
+        if not (single or (has_batch_axis and array.ndim == rank + 1)) or any(found[axis] != size for axis, size in fixed):
+            raise InvalidInputError(
+                f"Parameter {name!r} must have the shape {_shape_text(item, has_batch_axis)}; got {list(array.shape)}.",
+                parameter=name,
+            )
+        return (array[None], True) if single else (array, False)
+
+    return take
+
+
+def _as_array(name: str, item: TensorInput, value: Any) -> np.ndarray[Any, Any]:
+    if value is None or isinstance(value, dict | bytes | bytearray):
+        raise _wrong(name, item, shown(value))
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as exc:
+        reason = "lists of different lengths" if "inhomogeneous" in str(exc) else shown(value)
+        raise _wrong(name, item, reason) from exc
+    if array.dtype.kind in "US":
+        return array.astype(object)
+    if array.dtype.kind == "O" and item.dtype != "object":
+        raise _wrong(name, item, f"a list with something else in it: {shown(value)}")
+    return array
+
+
+def _cast(name: str, array: np.ndarray[Any, Any], dtype: np.dtype[Any], value: Any) -> np.ndarray[Any, Any]:
+    """`array` as `dtype` where no meaning is lost: any number as a float, whole numbers in range as an integer."""
+    source, target = array.dtype.kind, dtype.kind
+    if target == "O" or source == target == "b":
+        return array.astype(dtype)
+    if source not in "biuf" + ("c" if target == "c" else "") or (source == "b") != (target == "b"):
+        raise _wrong_dtype(name, dtype, array, value)
+    if target in "iu":
+        info = np.iinfo(dtype)
+        if source == "f" and not (np.isfinite(array).all() and (array == np.trunc(array)).all()):
+            raise InvalidInputError(f"Parameter {name!r} must hold whole numbers ({dtype}); got fractions or NaN.", parameter=name)
+        if array.size and not (info.min <= array.min() and array.max() <= info.max):
+            raise InvalidInputError(
+                f"Parameter {name!r} must hold numbers from {info.min} to {info.max} ({dtype}); got {array.min()} to {array.max()}.",
+                parameter=name,
+            )
+    with np.errstate(over="ignore"):
+        return array.astype(dtype)
+
+
+def _wrong_dtype(name: str, dtype: np.dtype[Any], array: np.ndarray[Any, Any], value: Any) -> InvalidInputError:
+    got = "text" if array.dtype.kind in "OUS" else str(array.dtype)
+    return InvalidInputError(f"Parameter {name!r} must be numbers ({dtype}); got {got}: {shown(value)}.", parameter=name)
+
+
+def _wrong(name: str, item: TensorInput, got: str) -> InvalidInputError:
+    what = f"a {item.dtype} array" if item.dtype else "an array"
+    shape = "" if item.item_shape is None else f" of shape {_shape_text(item, True)}"
+    return InvalidInputError(f"Parameter {name!r} must be {what}{shape}; got {got}.", parameter=name)
+
+
+def _shape_text(item: TensorInput, has_batch_axis: bool) -> str:
+    sizes = ["any" if size is None else str(size) for size in item.item_shape or ()]
+    one = f"[{', '.join(sizes)}]"
+    return f"{one} or, for several, [{', '.join(['rows', *sizes])}]" if has_batch_axis else one
+
+
+def _rows(count: int, is_single: bool) -> str:
+    return "a single item" if is_single else f"{count} rows"
