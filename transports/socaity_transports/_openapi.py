@@ -419,8 +419,12 @@ def _returns(responses: Any, schemas: _Schemas) -> tuple[dict[str, Any], bool]:
         if not isinstance(content, Mapping) or not content:
             continue
         kinds = {kind.partition(";")[0].strip().lower(): kind for kind in content}
-        is_stream = not _STREAMS.isdisjoint(kinds) and "application/json" not in kinds
-        media = content[kinds.get("application/json", next(iter(content)))]
+        as_json = content.get(kinds.get("application/json", ""))
+        # FastAPI names JSON without a schema beside whatever else is declared.
+        says_json = isinstance(as_json, Mapping) and bool(as_json.get("schema"))
+        stream = next((kinds[kind] for kind in kinds if kind in _STREAMS), None)
+        is_stream = stream is not None and not says_json
+        media = as_json if says_json else content[stream or next(iter(content))]
         if not isinstance(media, Mapping):
             return {}, is_stream
         schema = schemas.inline(media.get("schema"))
