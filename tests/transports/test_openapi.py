@@ -191,8 +191,45 @@ async def result(address: str, name: str, /, **arguments: Any) -> Any:
 async def test_the_description_is_that_of_the_functions(address: str) -> None:
     async with opened(address) as transport:
         description = await transport.describe()
-    assert (got["shop"], got["copies"], got["token"]) == ("a b&ü?", 2, "t")
+    assert (description.title, description.version, description.protocol) == ("workshop", "3", None)
+    endpoints = {endpoint.name: endpoint for endpoint in description.endpoints}
+    assert {"build", "two", "names", "search", "find", "login", "upload", "events", "fail"} <= set(endpoints)
+    build = endpoints["build"]
+    assert (build.method, build.path, build.doc) == ("POST", "/machines/{shop}", "Build a machine.")
+    assert not build.idempotent
+    parameters = {p.name: p for p in build.parameters}
+    assert {name: p.location for name, p in parameters.items()} == {
+        "shop": "path",
+        "copies": "query",
+        "x_token": "header",
+        "title": "body",
+        "parts": "body",
+        "colour": "body",
+        "tags": "body",
+    }
+    required = [p.required for p in build.parameters]
+    assert required == sorted(required, reverse=True)
+    assert parameters["copies"].default == 1
+    assert parameters["colour"].json_schema["enum"] == ["red", "blue"]
+    assert "$ref" not in json.dumps(parameters["parts"].json_schema)
+    assert endpoints["events"].streaming
+    assert not endpoints["search"].streaming
+    assert endpoints["search"].idempotent
+    assert [p.name for p in endpoints["names"].parameters] == ["body"]
+    assert {p.name: p.location for p in endpoints["upload"].parameters} == {
+        "image": "file",
+        "others": "file",
+        "small": "file",
+        "note": "form",
+    }
+
+
+async def test_nested_models_path_query_and_headers_arrive(address: str) -> None:
+    parts = [{"name": "wheel", "parts": [{"name": "rim", "weight": 0.5}]}]
+    got = await result(
+        address, "build", shop="a b&ü?", title="car", parts=parts, tags={"x": 1}, copies=2, x_token="t"
     )
+    assert (got["shop"], got["copies"], got["token"]) == ("a b&ü?", 2, "t")
     assert got["machine"]["parts"][0]["parts"][0] == {"name": "rim", "weight": 0.5, "parts": []}
     assert got["machine"]["tags"] == {"x": 1}
 
@@ -510,7 +547,14 @@ PETS: dict[str, Any] = {
 
 def test_names_are_identifiers_and_never_meet() -> None:
     _, operations = read_openapi(PETS)
-    assert list(operations) == ["pets_show_one", "pets_put", "list_get", "list_post", "pets_delete", "import_"]
+    assert list(operations) == [
+        "pets_show_one",
+        "pets_put",
+        "list_get",
+        "list_post",
+        "pets_delete",
+        "import_",
+    ]
     assert all(name.isidentifier() for name in operations)
 
 
