@@ -1,0 +1,166 @@
+"""A server process that can be killed, and a proxy that can cut its connections."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+DEADLINE = 30.0
+HERE = Path(__file__).parent
+
+
+class ServerProcess:
+    """`socaity serve` in a process of its own, on a port that it keeps when it is started again."""
+
+    def __init__(self, target: str = "fault_service:router") -> None:
+        self._target = target
+        self._port = 0
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Start and wait until it says that it is ready."""
+        arguments = ["serve", self._target, "--port", str(self._port)]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "socaity.cli", *arguments],
+            cwd=HERE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        watchdog = threading.Timer(DEADLINE, self._process.kill)
+        watchdog.start()
+        lines = []
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            lines.append(line)
+            if found := re.search(r"http://127\.0\.0\.1:(\d+)", line):
+                self._port = int(found.group(1))
+                break
+        else:
+            raise AssertionError(f"the server did not start:\n{''.join(lines)}")
+        watchdog.cancel()
+        threading.Thread(target=self._process.stderr.read, daemon=True).start()
+
+    def kill(self) -> None:
+        """SIGKILL: no goodbye."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(DEADLINE)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.kill()
+        if self._process is not None and self._process.stderr is not None:
+            self._process.stderr.close()
+
+
+class CuttingProxy:
+    """A TCP proxy on a thread: `cut()` breaks all connections at once; `after_bytes` breaks one by itself."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self.port = 0
+        self.connections = 0
+        self._open: set[asyncio.StreamWriter] = set()
+        self._loop = asyncio.new_event_loop()
+        self._limits: list[int] = []
+        ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
+        self._thread.start()
+        assert ready.wait(DEADLINE)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def cut(self) -> None:
+        self._on_loop(self._cut)
+
+    def cut_after(self, *bytes_down: int) -> None:
+        """The next connections break after so many bytes from the server."""
+        self._on_loop(lambda: self._limits.extend(bytes_down))
+
+    def close(self) -> None:
+        self._on_loop(self._cut)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(DEADLINE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _on_loop(self, function: Callable[[], Any]) -> None:
+        done = threading.Event()
+        self._loop.call_soon_threadsafe(lambda: (function(), done.set()))
+        assert done.wait(DEADLINE)
+
+    def _cut(self) -> None:
+        for writer in self._open:
+            writer.transport.abort()
+
+    def _run(self, ready: threading.Event) -> None:
+        async def begin() -> None:
+            server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+            self.port = server.sockets[0].getsockname()[1]
+            self._server = server
+            ready.set()
+
+        self._loop.run_until_complete(begin())
+        self._loop.run_forever()
+        self._server.close()
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        limit = self._limits.pop(0) if self._limits else None
+        try:
+            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        mine = {writer, up_writer}
+        self._open |= mine
+        try:
+            await asyncio.gather(_pump(reader, up_writer, None), _pump(up_reader, writer, limit))
+        except OSError:
+            pass
+        finally:
+            for one in mine:
+                one.transport.abort()
+            self._open -= mine
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int | None) -> None:
+    while data := await reader.read(65536):
+        if limit is not None:
+            limit -= len(data)
+            if limit <= 0:
+                raise OSError("cut")
+        writer.write(data)
+        await writer.drain()
+    raise OSError("closed")
