@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 
@@ -85,10 +85,10 @@ class RecordedCall:
 
 
 @contextmanager
-def served(app: Any) -> Iterator[str]:
+def served(app: Any, *, lifespan: Literal["on", "off"] = "off", ws: Any = "none") -> Iterator[str]:
     """An ASGI app on a free port of the loopback, served from a thread; gives its address."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    config = uvicorn.Config(app, log_level="critical", ws="none", lifespan="off", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(app, log_level="critical", ws=ws, lifespan=lifespan, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="loopback server")
     thread.start()

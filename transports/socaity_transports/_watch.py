@@ -37,11 +37,11 @@ _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 class WatchTimes:
     """All the seconds of a watch.
 
-    The server sends a heartbeat every 15 s: `first_byte` without one means that something on the way keeps the stream
-    back, `silence` later on that the stream is cut. `give_up` is how long the service may be unreachable.
+    The server says something at once and then every 15 s: without a `first_byte` something on the way keeps the stream
+    back, and a later `silence` means that it is cut. `give_up` is how long the service may be unreachable.
     """
 
-    first_byte: float = 20.0
+    first_byte: float = 10.0
     silence: float = 45.0
     hold: float = 30.0
     answer: float = 15.0
