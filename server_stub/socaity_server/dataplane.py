@@ -7,41 +7,28 @@ import hashlib
 import re
 import secrets
 import uuid
-import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from typing import Any
 
-import msgpack
-import numpy as np
-
-from socaity.exceptions import ConfigurationError, InvalidInputError, JobFailed, NotFoundError, ServerError
+from socaity.exceptions import ConfigurationError, InvalidInputError, NotFoundError, ServerError
 from socaity.protocol.description import ServiceDescription
 from socaity.protocol.events import EventKind, JobEvent, JobStatus
 
+from .arguments import JobArguments, fingerprint
 from .direct import Cancellable, DirectRoute, OnDone
 from .executor import LocalExecutor, PreparedJob
 from .jobs.backend import BlobStore, JobBackend, JobRecord, Lease, Sink
 from .jobs.blobs import DirectoryBlobStore
 from .jobs.memory import MemoryJobBackend
-from .references import Reference, find_references, follow, resolve
+from .references import Reference, find_references
 from .route import Route, suggestion
 from .running import Run, Slots
+from .upstream import Upstream
 
-__all__ = ["DataPlane", "JobArguments"]
+__all__ = ["DataPlane"]
 
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
-
-
-class JobArguments(dict[str, Any]):
-    """The payload of a job: the arguments as they came.
-
-    `values` (checked) and `context` (the submitter's variables) are there only in the process that took the job.
-    """
-
-    checked: Mapping[str, Any] | None = None
-    context: Context | None = None
-    has_references = False
 
 
 class DataPlane:
@@ -59,6 +46,7 @@ class DataPlane:
         self.title = title
         self.version = version
         self.max_body = max_body
+        self._upstream = Upstream(self)
         self.instance = secrets.token_hex(8)
         self.routes: dict[str, Route] = {}
         self._make_backend = backend
@@ -69,6 +57,7 @@ class DataPlane:
         self._direct: dict[str, DirectRoute] = {}
         self._slots: dict[str, Slots] = {}
         self._executors: dict[str, LocalExecutor] = {}
+        self._calls: set[asyncio.Task[Any]] = set()
         self.backend: JobBackend
         self.blobs: BlobStore
 
@@ -90,7 +79,9 @@ class DataPlane:
         if self._loop is loop and not self._is_closing:
             return
         if self._loop is not None and not self._loop.is_closed() and self._loop is not loop:
-            raise ConfigurationError("This service runs on another event loop already; make a second router for this one.")
+            raise ConfigurationError(
+                "This service runs on another event loop already; make a second router for this one."
+            )
         self._executors.clear()
         self._direct.clear()
         self._slots.clear()
@@ -124,7 +115,9 @@ class DataPlane:
     def add(self, route: Route) -> None:
         """Serve a route; its name must be new."""
         if route.name in self.routes:
-            raise ConfigurationError(f"There are two endpoints of the name {route.name!r}: {self.routes[route.name].path} and {route.path}.")
+            raise ConfigurationError(
+                f"There are two endpoints of the name {route.name!r}: {self.routes[route.name].path} and {route.path}."
+            )
         self.routes[route.name] = route
         self._description = None
         if self.is_ready:
@@ -168,7 +161,13 @@ class DataPlane:
     # Jobs
 
     async def submit(
-        self, route: Route, arguments: Mapping[str, Any], *, key: str | None = None, owner: str = "", validated: bool = False
+        self,
+        route: Route,
+        arguments: Mapping[str, Any],
+        *,
+        key: str | None = None,
+        owner: str = "",
+        validated: bool = False,
     ) -> JobRecord:
         """Make a job, or find the one that the same key made before.
 
@@ -181,7 +180,7 @@ class DataPlane:
             payload.checked = arguments
         elif references:
             route.check_names(arguments)
-            payload.has_references = True
+            payload.checked = None
         else:
             payload.checked = route.validate(arguments)
         payload.context = copy_context()
@@ -190,12 +189,12 @@ class DataPlane:
             queue=route.name,
             payload=payload,
             owner=owner,
-            fingerprint="" if key is None else _fingerprint(arguments),
+            fingerprint="" if key is None else fingerprint(arguments),
         )
         if references:
             known = await self.backend.get(record.id)
             if known is None:
-                await self._check_references(references, owner)
+                await self._upstream.check(references, owner)
         if await self.backend.submit(record):
             return record
         known = await self.backend.get(record.id)
@@ -222,7 +221,9 @@ class DataPlane:
             raise _no_job(job_id)
         return record
 
-    def watch(self, job_id: str, sink: Sink, *, after: int = 0, owner: str | None = None) -> Callable[[], None]:
+    def watch(
+        self, job_id: str, sink: Sink, *, after: int = 0, owner: str | None = None
+    ) -> Callable[[], None]:
         """Give all events after number `after` to `sink`: the past ones before this returns, then the live ones.
 
         Returns the function that ends the watch. Raises NotFoundError. A front end that knows owners calls `get` first.
@@ -252,7 +253,7 @@ class DataPlane:
                 ended.set_result(None)
 
         stop = self.watch(job_id, sink)
-        timer = None if timeout is None else loop.call_later(timeout, lambda: ended.done() or ended.set_result(None))
+        timer = None if timeout is None else loop.call_later(timeout, _settle, ended)
         try:
             await ended
         finally:
@@ -291,7 +292,12 @@ class DataPlane:
         if direct is None or self._is_closing:
             self._check_open()
             raise ConfigurationError(f"{route.name!r} is not batched: submit a job.")
-        return direct.call(arguments, on_done)
+        try:
+            return direct.call(arguments, on_done)
+        except InvalidInputError:
+            if not _top_references(arguments):
+                raise
+        return self._call_later(route, arguments, on_done)
 
     async def invoke(self, route: Route, arguments: Mapping[str, Any], *, owner: str = "") -> Any:
         """Run a route without a job and give its result (of a generator: the list of what it yields).
@@ -302,8 +308,8 @@ class DataPlane:
         if any(type(value) is dict or type(value) is list for value in arguments.values()):
             references = find_references(arguments) if route.kind != "batched" else _top_references(arguments)
             if references:
-                await self._check_references(references, owner)
-                arguments = await self._resolve(arguments, references, owner)
+                await self._upstream.check(references, owner)
+                arguments = await self._upstream.resolve(arguments, references, owner)
         if route.kind == "batched":
             return await self._call_batched(route, arguments)
         chunks: list[Any] = []
@@ -313,11 +319,27 @@ class DataPlane:
                 chunks.append(data)
             return True
 
-        run = Run(route, route.validate(arguments), slots=self._slots[route.name], emit=emit, context=copy_context())
+        run = Run(
+            route, route.validate(arguments), slots=self._slots[route.name], emit=emit, context=copy_context()
+        )
         result = await run.result()
         return chunks if route.streaming else result
 
     # Inside
+
+    def _call_later(self, route: Route, arguments: Mapping[str, Any], on_done: OnDone) -> Cancellable:
+        """A direct call whose arguments are not there yet: the one that takes a task."""
+
+        def finish(task: asyncio.Task[Any]) -> None:
+            self._calls.discard(task)
+            if not task.cancelled():
+                exc = task.exception()
+                on_done(None if exc else task.result(), exc)
+
+        task = asyncio.get_running_loop().create_task(self.invoke(route, arguments))
+        self._calls.add(task)
+        task.add_done_callback(finish)
+        return task
 
     def _start_route(self, route: Route) -> None:
         if route.kind == "batched":
@@ -326,7 +348,9 @@ class DataPlane:
             return
         slots = self._slots[route.name] = Slots(route)
         self.backend.configure_queue(route.name, limit=route.queue_size, concurrency=route.concurrency)
-        executor = LocalExecutor(route, self.backend, slots, prepare=self._prepare, call_batched=self._call_batched)
+        executor = LocalExecutor(
+            route, self.backend, slots, prepare=self._prepare, call_batched=self._call_batched
+        )
         self._executors[route.name] = executor
         executor.start()
 
@@ -369,7 +393,7 @@ class DataPlane:
             return PreparedJob(route.validate(payload), context.copy())
 
         async def wait_for_arguments() -> Mapping[str, Any]:
-            resolved = await self._resolve(payload, references, await self._owner(lease.job_id))
+            resolved = await self._upstream.resolve(payload, references, await self._owner(lease.job_id))
             return resolved if route.kind == "batched" else route.validate(resolved)
 
         return PreparedJob(wait_for_arguments, context.copy())
@@ -377,59 +401,6 @@ class DataPlane:
     async def _owner(self, job_id: str) -> str:
         record = await self.backend.get(job_id)
         return "" if record is None else record.owner
-
-    async def _check_references(self, references: Sequence[tuple[str, Reference]], owner: str) -> None:
-        for parameter, reference in references:
-            if reference.kind == "blob":
-                if self.blobs.size(reference.id) is None:
-                    raise InvalidInputError(
-                        f"Parameter {parameter!r} refers to the blob {reference.id}, which is not here (any more): upload it first.",
-                        parameter=parameter,
-                        code="unknown_blob",
-                    )
-                continue
-            record = await self.backend.get(reference.id)
-            if record is None or record.owner != owner:
-                raise InvalidInputError(
-                    f"Parameter {parameter!r} refers to the job {reference.id}, which is not known (any more).",
-                    parameter=parameter,
-                    code="unknown_job",
-                )
-
-    async def _resolve(
-        self, arguments: Mapping[str, Any], references: Sequence[tuple[str, Reference]], owner: str
-    ) -> dict[str, Any]:
-        async def fetch(reference: Reference, parameter: str) -> Any:
-            if reference.kind == "blob":
-                return await asyncio.to_thread(self._read_blob, reference.id)
-            return await self._part_of_job(reference, parameter, owner)
-
-        resolved = dict(arguments)
-        for parameter in dict(references):
-            resolved[parameter] = await resolve(arguments[parameter], fetch, parameter)
-        return resolved
-
-    def _read_blob(self, sha256: str) -> bytes:
-        with self.blobs.open(sha256) as file:
-            return file.read()
-
-    async def _part_of_job(self, reference: Reference, parameter: str, owner: str) -> Any:
-        try:
-            record = await self.wait(reference.id, owner=owner)
-        except NotFoundError as exc:
-            raise JobFailed(f"Parameter {parameter!r} refers to the job {reference.id}, which is not known any more.") from exc
-        if record.status is not JobStatus.SUCCEEDED:
-            reason = (record.error or {}).get("detail", record.status)
-            raise JobFailed(f"Parameter {parameter!r} refers to the job {reference.id} ({record.queue}), which {record.status}: {reason}")
-        result = record.result
-        route = self.routes.get(record.queue)
-        if route is not None and route.streaming:
-            result = [event.data async for event in self.backend.events(record.id) if event.kind == "chunk"]
-        try:
-            return follow(result, reference.path)
-        except (LookupError, TypeError) as exc:
-            path = "".join(f"[{step!r}]" for step in reference.path)
-            raise JobFailed(f"Parameter {parameter!r} refers to {path} of the job {reference.id}, whose result has no such part.") from exc
 
 
 def _top_references(arguments: Mapping[str, Any]) -> list[tuple[str, Reference]]:
@@ -441,18 +412,6 @@ def _no_job(job_id: str) -> NotFoundError:
     return NotFoundError(f"There is no job {job_id!r} (any more).", code="job_not_found")
 
 
-def _fingerprint(arguments: Mapping[str, Any]) -> str:
-    """Tells other arguments from the same; arrays by a checksum, so that large ones stay cheap."""
-    packed = msgpack.packb(sorted(arguments.items()), default=_fingerprint_part)
-    return hashlib.blake2b(packed, digest_size=16).hexdigest()
-
-
-def _fingerprint_part(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        data = np.ascontiguousarray(value) if value.dtype.kind != "O" else repr(value.tolist()).encode()
-        return [value.dtype.str, list(value.shape), zlib.crc32(data)]
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, tuple | set | frozenset):
-        return list(value)
-    return repr(value)
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -26,7 +26,7 @@ _NOT_SENDABLE = frozenset("OUSMmV")
 class Cancellable(Protocol):
     """A call that can be taken back; its callback does not come any more."""
 
-    def cancel(self) -> None: ...
+    def cancel(self) -> object: ...
 
 
 class DirectRoute:

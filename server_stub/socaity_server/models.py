@@ -16,7 +16,9 @@ from .tensors import TensorInput, TensorInputs
 __all__ = ["model_route"]
 
 
-def model_route(runtime: Runtime, name: str, *, max_batch_size: int = 64, max_batch_wait: float = 0.0) -> Route:
+def model_route(
+    runtime: Runtime, name: str, *, max_batch_size: int = 64, max_batch_wait: float = 0.0
+) -> Route:
     """`/predict/{name}`: called directly, with the model's inputs as parameters."""
     if not re.fullmatch(r"[\w.-]+", name):
         raise ConfigurationError(f"A model's name has letters, digits, '_', '-' and '.', not {name!r}.")
@@ -33,7 +35,9 @@ def model_route(runtime: Runtime, name: str, *, max_batch_size: int = 64, max_ba
         parameters=tuple(Parameter(spec.name, np.ndarray) for spec in runtime.inputs),
         idempotent=True,
         doc=f"The model {name} ({runtime.name}).",
-        returns=number if len(outputs) == 1 else {"type": "object", "properties": dict.fromkeys(outputs, number)},
+        returns=number
+        if len(outputs) == 1
+        else {"type": "object", "properties": dict.fromkeys(outputs, number)},
         max_batch_size=max_batch_size,
         max_batch_wait=max_batch_wait,
         tensors=TensorInputs(name, inputs, has_batch_axis=runtime.batched),

@@ -31,7 +31,18 @@ class Parameter:
     An array also takes nested lists; bytes also take base64 text, which is how they travel in JSON.
     """
 
-    __slots__ = ("_adapter", "annotation", "default", "is_bytes", "name", "required", "schema", "takes_none", "tensor_dtype", "is_tensor")
+    __slots__ = (
+        "_adapter",
+        "annotation",
+        "default",
+        "is_bytes",
+        "is_tensor",
+        "name",
+        "required",
+        "schema",
+        "takes_none",
+        "tensor_dtype",
+    )
 
     def __init__(self, name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> None:
         self.name = name
@@ -75,7 +86,9 @@ class Parameter:
             try:
                 return orjson.loads(text)
             except orjson.JSONDecodeError as exc:
-                raise InvalidInputError(f"Parameter {self.name!r} is not JSON: {exc}.", parameter=self.name) from exc
+                raise InvalidInputError(
+                    f"Parameter {self.name!r} is not JSON: {exc}.", parameter=self.name
+                ) from exc
         return text
 
     def describe(self) -> ParameterDescription:
@@ -119,7 +132,9 @@ class Parameter:
         raise self._wrong("bytes, which are base64 text in JSON", value)
 
     def _wrong(self, expected: str, value: Any) -> InvalidInputError:
-        return InvalidInputError(f"Parameter {self.name!r} must be {expected}; got {shown(value)}.", parameter=self.name)
+        return InvalidInputError(
+            f"Parameter {self.name!r} must be {expected}; got {shown(value)}.", parameter=self.name
+        )
 
 
 def shown(value: Any) -> str:
@@ -160,7 +175,9 @@ def _schema_of(adapter: TypeAdapter[Any]) -> dict[str, Any]:
 def _refusal(name: str, exc: ValidationError) -> InvalidInputError:
     errors = exc.errors(include_url=False, include_context=False)
     first = errors[0]
-    place = "".join(f"[{part!r}]" for part in first["loc"] if not isinstance(part, str) or part.isidentifier())
+    place = "".join(
+        f"[{part!r}]" for part in first["loc"] if not isinstance(part, str) or part.isidentifier()
+    )
     more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
     message = first["msg"].rstrip(".")
     got = "" if first["type"] == "missing" else f"; got {shown(first['input'])}"

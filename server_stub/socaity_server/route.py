@@ -178,7 +178,8 @@ class Route:
                 known = [parameter.name for parameter in self.parameters]
                 takes = f"It takes {', '.join(known)}." if known else "It takes no parameters."
                 raise InvalidInputError(
-                    f"{self.name}() has no parameter {name!r}{suggestion(name, known)}. {takes}", parameter=name
+                    f"{self.name}() has no parameter {name!r}{suggestion(name, known)}. {takes}",
+                    parameter=name,
                 )
             values[name] = self.variadic.validate(value, name)
 
@@ -190,7 +191,9 @@ def endpoint_name(path: str) -> str:
     """`/image/caption` -> `image_caption`."""
     name = re.sub(r"\W", "_", path.strip("/"))
     if not name:
-        raise ConfigurationError(f"The path {path!r} gives no name to an endpoint; use something like '/predict'.")
+        raise ConfigurationError(
+            f"The path {path!r} gives no name to an endpoint; use something like '/predict'."
+        )
     return f"_{name}" if name[0].isdigit() or keyword.iskeyword(name) else name
 
 
@@ -243,7 +246,9 @@ def _methods(methods: Sequence[str]) -> tuple[str, ...]:
     upper = tuple(dict.fromkeys(method.upper() for method in methods))
     unknown = [method for method in upper if method not in ("GET", "POST", "PUT", "PATCH")]
     if unknown or not upper:
-        raise ConfigurationError(f"methods are GET, POST, PUT or PATCH, not {', '.join(unknown) or 'nothing'}.")
+        raise ConfigurationError(
+            f"methods are GET, POST, PUT or PATCH, not {', '.join(unknown) or 'nothing'}."
+        )
     return tuple(sorted(upper, key=lambda method: method != "POST"))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -53,7 +52,10 @@ class SocaityRouter:
         self.environment = settings.environment
         self.grace = grace
         self.dataplane = DataPlane(
-            title=title, version=version, max_body=max_body, backend=lambda: MemoryJobBackend(result_ttl=result_ttl)
+            title=title,
+            version=version,
+            max_body=max_body,
+            backend=lambda: MemoryJobBackend(result_ttl=result_ttl),
         )
         self.app = SocaityApp(self.dataplane, max_body=max_body, max_blob=max_blob, grace=grace)
         self._mounted = _mounted_paths(self.app)
@@ -127,10 +129,10 @@ class SocaityRouter:
         *,
         log_level: str = "info",
         on_ready: Callable[[str], None] | None = None,
-    ) -> None:
+    ) -> bool:
         """Serve until interrupted; on `FASTAPI_HOST` and `FASTAPI_PORT` (127.0.0.1:8000) where nothing is given.
 
-        `on_ready` gets the address as soon as requests are answered.
+        `on_ready` gets the address as soon as requests are answered. True: it was ended by Ctrl-C.
         """
         self._check()
         settings = read_settings(provider=self.provider, environment=self.environment, host=host, port=port)
@@ -139,9 +141,19 @@ class SocaityRouter:
         except RuntimeError:
             pass
         else:
-            raise ConfigurationError("start() blocks, and an event loop runs here already: serve `router.app` instead.")
-        with contextlib.suppress(KeyboardInterrupt):
-            self.server(settings.host, settings.port, log_level=log_level, on_ready=on_ready).run()
+            raise ConfigurationError(
+                "start() blocks, and an event loop runs here already: serve `router.app` instead."
+            )
+        server = self.server(settings.host, settings.port, log_level=log_level, on_ready=on_ready)
+        try:
+            server.run()
+        except KeyboardInterrupt:
+            return True
+        except SystemExit as exc:  # uvicorn's way to say that the address is taken; it has logged why
+            raise ConfigurationError(
+                f"Cannot serve on {settings.host}:{settings.port}; is the port in use?"
+            ) from exc
+        return False
 
     def server(
         self,
@@ -171,11 +183,15 @@ class SocaityRouter:
         """Conflicts are kept for the start, where they are an error that names both sides."""
         for path, owner in self._mounted:
             if path.fullmatch(route.path):
-                self._conflicts.append(f"{route.path} ({route.name}) collides with {owner}, which the service itself serves")
+                self._conflicts.append(
+                    f"{route.path} ({route.name}) collides with {owner}, which the service itself serves"
+                )
                 return
         for other in self.dataplane.routes.values():
             if other.path == route.path or other.name == route.name:
-                self._conflicts.append(f"{route.path} ({_origin(route)}) collides with {other.path} ({_origin(other)})")
+                self._conflicts.append(
+                    f"{route.path} ({_origin(route)}) collides with {other.path} ({_origin(other)})"
+                )
                 return
         self.dataplane.add(route)
         self.app.serve(route)

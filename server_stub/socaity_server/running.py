@@ -41,7 +41,9 @@ class Run:
     after `cancel` the run lasts until the function notices or returns; after the timeout its thread is given up.
     """
 
-    def __init__(self, route: Route, values: Mapping[str, Any], *, slots: Slots, emit: Emit, context: Context) -> None:
+    def __init__(
+        self, route: Route, values: Mapping[str, Any], *, slots: Slots, emit: Emit, context: Context
+    ) -> None:
         self._route = route
         self._values = dict(values)
         self._slots = slots

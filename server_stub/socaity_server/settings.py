@@ -37,7 +37,9 @@ def read_settings(
     env = os.environ if environ is None else environ
     provider = provider or env.get("EXECUTION_PROVIDER") or "fastapi"
     # The second spelling is that of the first published router.
-    environment = environment or env.get("EXECUTION_ENVIRONMENT") or env.get("EXECUTION_ENVIORNMENT") or "localhost"
+    environment = (
+        environment or env.get("EXECUTION_ENVIRONMENT") or env.get("EXECUTION_ENVIORNMENT") or "localhost"
+    )
     if provider == "runpod":
         raise ConfigurationError(
             "provider='runpod' (or EXECUTION_PROVIDER=runpod) is not built yet; valid is: 'fastapi'."

@@ -51,7 +51,9 @@ class TensorInputs:
 
     def describe(self, name: str) -> TensorDescription:
         item = self.inputs[name]
-        return TensorDescription(dtype=item.dtype, shape=None if item.item_shape is None else list(item.item_shape))
+        return TensorDescription(
+            dtype=item.dtype, shape=None if item.item_shape is None else list(item.item_shape)
+        )
 
     def _prepare(self, arguments: Mapping[str, Any]) -> Prepared:
         takers = self._takers
@@ -82,7 +84,9 @@ class TensorInputs:
                 near = get_close_matches(name, list(self._takers), n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 takes = ", ".join(self._takers)
-                return InvalidInputError(f"{self.route}() has no parameter {name!r}{hint}. It takes {takes}.", parameter=name)
+                return InvalidInputError(
+                    f"{self.route}() has no parameter {name!r}{hint}. It takes {takes}.", parameter=name
+                )
         missing = next(name for name in self._takers if name not in arguments)
         return InvalidInputError(f"{self.route}() needs the parameter {missing!r}.", parameter=missing)
 
@@ -94,7 +98,9 @@ def _is_fixed(item: TensorInput) -> bool:
     return item.dtype not in (None, "object") and item.item_shape is not None and None not in item.item_shape
 
 
-def _fast_prepare(item: TensorInput, slow: Callable[[Mapping[str, Any]], Prepared]) -> Callable[[Mapping[str, Any]], Prepared]:
+def _fast_prepare(
+    item: TensorInput, slow: Callable[[Mapping[str, Any]], Prepared]
+) -> Callable[[Mapping[str, Any]], Prepared]:
     """For one input of a known shape: an array that fits is recognised with a few comparisons."""
     name, shape = item.name, item.item_shape
     dtype = np.dtype(item.dtype)
@@ -129,7 +135,9 @@ def _taker(item: TensorInput, has_batch_axis: bool) -> _Taker:
             return array[None], True
         single = array.ndim == rank
         found = array.shape if single else array.shape[1:]
-        if not (single or (has_batch_axis and array.ndim == rank + 1)) or any(found[axis] != size for axis, size in fixed):
+        if not (single or (has_batch_axis and array.ndim == rank + 1)) or any(
+            found[axis] != size for axis, size in fixed
+        ):
             raise InvalidInputError(
                 f"Parameter {name!r} must have the shape {_shape_text(item, has_batch_axis)}; got {list(array.shape)}.",
                 parameter=name,
@@ -164,19 +172,26 @@ def _cast(name: str, array: np.ndarray[Any, Any], dtype: np.dtype[Any], value: A
     if target in "iu":
         info = np.iinfo(dtype)
         if source == "f" and not (np.isfinite(array).all() and (array == np.trunc(array)).all()):
-            raise InvalidInputError(f"Parameter {name!r} must hold whole numbers ({dtype}); got fractions or NaN.", parameter=name)
+            raise InvalidInputError(
+                f"Parameter {name!r} must hold whole numbers ({dtype}); got fractions or NaN.", parameter=name
+            )
         if array.size and not (info.min <= array.min() and array.max() <= info.max):
             raise InvalidInputError(
-                f"Parameter {name!r} must hold numbers from {info.min} to {info.max} ({dtype}); got {array.min()} to {array.max()}.",
+                f"Parameter {name!r} must hold numbers from {info.min} to {info.max} ({dtype}); "
+                f"got {array.min()} to {array.max()}.",
                 parameter=name,
             )
     with np.errstate(over="ignore"):
         return array.astype(dtype)
 
 
-def _wrong_dtype(name: str, dtype: np.dtype[Any], array: np.ndarray[Any, Any], value: Any) -> InvalidInputError:
+def _wrong_dtype(
+    name: str, dtype: np.dtype[Any], array: np.ndarray[Any, Any], value: Any
+) -> InvalidInputError:
     got = "text" if array.dtype.kind in "OUS" else str(array.dtype)
-    return InvalidInputError(f"Parameter {name!r} must be numbers ({dtype}); got {got}: {shown(value)}.", parameter=name)
+    return InvalidInputError(
+        f"Parameter {name!r} must be numbers ({dtype}); got {got}: {shown(value)}.", parameter=name
+    )
 
 
 def _wrong(name: str, item: TensorInput, got: str) -> InvalidInputError:

@@ -65,7 +65,10 @@ def _converted(value: Any, place: tuple[Any, ...], depth: int) -> Any:
         return _plain(value.model_dump(), place, depth + 1)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
-        return {field.name: _plain(getattr(value, field.name), (*place, field.name), depth + 1) for field in fields}
+        return {
+            field.name: _plain(getattr(value, field.name), (*place, field.name), depth + 1)
+            for field in fields
+        }
     if isinstance(value, np.generic):
         return _plain(value.item(), place, depth + 1)
     if isinstance(value, datetime.datetime | datetime.date | datetime.time):

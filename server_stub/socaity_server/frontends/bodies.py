@@ -80,7 +80,9 @@ def decode_msgpack(body: bytes) -> dict[str, Any]:
     try:
         value = unpackb(body)
     except MalformedError as exc:
-        raise InvalidInputError(f"The body is not MessagePack: {exc}.", status=400, code="malformed_body") from exc
+        raise InvalidInputError(
+            f"The body is not MessagePack: {exc}.", status=400, code="malformed_body"
+        ) from exc
     return _checked(value, "a MessagePack map")
 
 
@@ -111,7 +113,9 @@ async def _read_body(request: Request, route: Route, max_body: int) -> dict[str,
     body = await read_body(request, max_body)
     if not body:
         return {}
-    if content_type == "application/json" or (content_type.startswith("application/") and content_type.endswith("+json")):
+    if content_type == "application/json" or (
+        content_type.startswith("application/") and content_type.endswith("+json")
+    ):
         return decode_json(body)
     if content_type == MSGPACK:
         return decode_msgpack(body)
@@ -124,7 +128,9 @@ async def _read_form(request: Request, route: Route, max_body: int) -> dict[str,
         form = await limited.form(max_part_size=max_body)
     except (HTTPException, MultiPartException) as exc:
         detail = exc.detail if isinstance(exc, HTTPException) else exc.message
-        raise InvalidInputError(f"The form is malformed: {detail}", status=400, code="malformed_body") from exc
+        raise InvalidInputError(
+            f"The form is malformed: {detail}", status=400, code="malformed_body"
+        ) from exc
     try:
         return await _form_values(form, route)
     finally:

@@ -24,6 +24,7 @@ from . import lite, openapi
 from .bodies import check_length, limited_stream, read_arguments
 from .preferences import Preferences, seconds
 from .responses import EventStream, error_of, job_document, job_response, problem_response, value_response
+from .websocket import WebSocketFrontend
 
 __all__ = ["SocaityApp"]
 
@@ -37,7 +38,11 @@ class SocaityApp(FastAPI):
 
     def __init__(self, dataplane: DataPlane, *, max_body: int, max_blob: int, grace: float = 10.0) -> None:
         super().__init__(
-            title=dataplane.title, version=dataplane.version or "0", redoc_url=None, lifespan=self._live, docs_url="/docs"
+            title=dataplane.title,
+            version=dataplane.version or "0",
+            redoc_url=None,
+            lifespan=self._live,
+            docs_url="/docs",
         )
         self.dataplane = dataplane
         self.max_body = max_body
@@ -45,6 +50,7 @@ class SocaityApp(FastAPI):
         self.grace = grace
         self.check: Any = None
         self._hot: dict[str, Any] = {}
+        self._socket = WebSocketFrontend(dataplane, max_body=max_body)
         self.add_exception_handler(SocaityError, _on_error)
         self.add_exception_handler(HTTPException, self._on_http_error)
         self.add_exception_handler(Exception, _on_bug)
@@ -60,10 +66,8 @@ class SocaityApp(FastAPI):
                 await hot(scope, receive, send)
                 return
         elif kind == "websocket" and scope["path"] == "/ws":
-            from .websocket import websocket_endpoint
-
             await self._start(scope)
-            await websocket_endpoint(self.dataplane, scope, receive, send)
+            await self._socket(scope, receive, send)
             return
         await super().__call__(scope, receive, send)
 
@@ -72,7 +76,12 @@ class SocaityApp(FastAPI):
         if route.direct and route.outputs:
             if not self._hot:
                 self.add_api_route(
-                    "/available_models", self._models, methods=["GET"], tags=["models"], summary="The models", openapi_extra=openapi.plain()
+                    "/available_models",
+                    self._models,
+                    methods=["GET"],
+                    tags=["models"],
+                    summary="The models",
+                    openapi_extra=openapi.plain(),
                 )
             handler = lite.ModelHandler(self.dataplane, route, self.max_body)
             self._hot[route.path] = handler
@@ -112,6 +121,7 @@ class SocaityApp(FastAPI):
         try:
             yield
         finally:
+            self._socket.close()
             await self.dataplane.aclose(self.grace)
 
     async def _start(self, scope: Scope) -> None:
@@ -125,7 +135,14 @@ class SocaityApp(FastAPI):
         def get(path: str, handler: Any, summary: str, **extra: Any) -> None:
             methods = extra.pop("methods", ["GET"])
             self.add_api_route(
-                path, handler, methods=methods, summary=summary, tags=["service"], response_class=Response, openapi_extra=openapi.plain(), **extra
+                path,
+                handler,
+                methods=methods,
+                summary=summary,
+                tags=["service"],
+                response_class=Response,
+                openapi_extra=openapi.plain(),
+                **extra,
             )
 
         get("/health", self._health, "Whether the service is ready")
@@ -165,7 +182,9 @@ class SocaityApp(FastAPI):
         wait = None if preferences.sync else preferences.wait or 0.0
         if wait is None or wait > 0:
             record = await self.dataplane.wait(record.id, wait, _owner(request))
-        return job_response(record, accept, status=200 if record.status.is_terminal else 202, applied=preferences.applied)
+        return job_response(
+            record, accept, status=200 if record.status.is_terminal else 202, applied=preferences.applied
+        )
 
     async def _look(self, route: Route, request: Request) -> Response:
         job_id = request.query_params.get("job_id")
@@ -173,7 +192,9 @@ class SocaityApp(FastAPI):
             raise HTTPException(405, headers={"Allow": ", ".join(route.methods)})
         return await self._answer_job(job_id, request)
 
-    async def _submit(self, route: Route, arguments: dict[str, Any], preferences: Preferences, request: Request) -> Any:
+    async def _submit(
+        self, route: Route, arguments: dict[str, Any], preferences: Preferences, request: Request
+    ) -> Any:
         return await self.dataplane.submit(route, arguments, key=preferences.key, owner=_owner(request))
 
     async def _stream(
@@ -232,10 +253,14 @@ class SocaityApp(FastAPI):
         query = request.query_params
         limit = query.get("limit", "100")
         if not limit.isdigit() or not 1 <= int(limit) <= _MAX_PAGE:
-            raise InvalidInputError(f"limit is a number from 1 to {_MAX_PAGE}, not {limit!r}.", parameter="limit")
+            raise InvalidInputError(
+                f"limit is a number from 1 to {_MAX_PAGE}, not {limit!r}.", parameter="limit"
+            )
         status = query.get("status")
         if status is not None and status not in set(JobStatus):
-            raise InvalidInputError(f"status is one of {', '.join(JobStatus)}, not {status!r}.", parameter="status")
+            raise InvalidInputError(
+                f"status is one of {', '.join(JobStatus)}, not {status!r}.", parameter="status"
+            )
         endpoint = query.get("endpoint")
         if endpoint is not None:
             self.dataplane.route(endpoint)
@@ -265,7 +290,9 @@ class SocaityApp(FastAPI):
         sha256 = request.path_params["sha256"]
         known = self.dataplane.blobs.size(sha256)
         if known is None:
-            size = await self.dataplane.blobs.put(sha256, limited_stream(request, self.max_blob), max_size=self.max_blob)
+            size = await self.dataplane.blobs.put(
+                sha256, limited_stream(request, self.max_blob), max_size=self.max_blob
+            )
             return value_response({"sha256": sha256, "size": size}, "", status=201)
         return value_response({"sha256": sha256, "size": known}, "")
 
@@ -314,10 +341,16 @@ class SocaityApp(FastAPI):
             path = request.url.path
             known = f" Endpoints: {', '.join(sorted(paths))}." if paths else ""
             return problem_response(
-                NotFoundError(f"There is nothing at {path}{suggestion(path, paths)}.{known}", code="endpoint_not_found")
+                NotFoundError(
+                    f"There is nothing at {path}{suggestion(path, paths)}.{known}", code="endpoint_not_found"
+                )
             )
         codes = {405: "method_not_allowed"}
-        detail = f"{request.url.path} does not take {request.method}." if error.status_code == 405 else str(error.detail)
+        detail = (
+            f"{request.url.path} does not take {request.method}."
+            if error.status_code == 405
+            else str(error.detail)
+        )
         response = problem_response(
             APIError(detail, status=error.status_code, code=codes.get(error.status_code, "http_error"))
         )
@@ -346,5 +379,7 @@ def _owner(request: Request) -> str:
 def _after(request: Request) -> int:
     text = request.query_params.get("after") or request.headers.get("last-event-id") or "0"
     if not text.isdigit():
-        raise InvalidInputError(f"The number of the last event is a whole number, not {text!r}.", parameter="after")
+        raise InvalidInputError(
+            f"The number of the last event is a whole number, not {text!r}.", parameter="after"
+        )
     return int(text)

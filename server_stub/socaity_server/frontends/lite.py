@@ -69,7 +69,9 @@ class ModelHandler:
             if as_features:
                 arguments = self._from_features(arguments["features"])
             elif any(type(value) is dict for value in arguments.values()) and find_references(arguments):
-                result = await self.dataplane.invoke(self.route, arguments, owner=scope.get("socaity.owner", ""))
+                result = await self.dataplane.invoke(
+                    self.route, arguments, owner=scope.get("socaity.owner", "")
+                )
                 await _answer(result, accept, send)
                 return
             result = await self._run(arguments)
@@ -117,7 +119,9 @@ class ModelHandler:
         if self._feature is None:
             assert self.route.tensors is not None
             names = ", ".join(self.route.tensors.inputs)
-            raise InvalidInputError(f"{self.name} has several inputs: give them by name ({names}).", parameter="features")
+            raise InvalidInputError(
+                f"{self.name} has several inputs: give them by name ({names}).", parameter="features"
+            )
         if self._stacks and isinstance(features, list):
             depth, inner = 0, features
             while isinstance(inner, list) and inner:
@@ -131,7 +135,9 @@ class ModelHandler:
         names = {part.partition("=")[0] for part in text.split("&")}
         unknown = names - {"sync"}
         if unknown:
-            raise InvalidInputError(f"{self.name} takes its inputs in the body, not in the query ({', '.join(sorted(unknown))}).")
+            raise InvalidInputError(
+                f"{self.name} takes its inputs in the body, not in the query ({', '.join(sorted(unknown))})."
+            )
 
     async def _read_on(self, first: bytes, receive: Receive) -> bytes:
         chunks, size = [first], len(first)
@@ -161,6 +167,10 @@ async def _answer(result: Any, accept: bytes, send: Send) -> None:
             body = to_json(result)
         kind = _JSON_TYPE
     await send(
-        {"type": "http.response.start", "status": 200, "headers": [kind, (b"content-length", b"%d" % len(body))]}
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [kind, (b"content-length", b"%d" % len(body))],
+        }
     )
     await send({"type": "http.response.body", "body": body})

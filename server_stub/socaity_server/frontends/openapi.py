@@ -11,7 +11,7 @@ from .responses import MSGPACK, PROBLEM
 
 __all__ = ["operation", "plain"]
 
-_ANY = {"application/json": {"schema": {}}}
+_ANY: dict[str, Any] = {"application/json": {"schema": {}}}
 _PROBLEM = {"description": "What went wrong", "content": {PROBLEM: {"schema": {"type": "object"}}}}
 
 
@@ -36,7 +36,12 @@ def operation(route: Route, method: str) -> dict[str, Any]:
     operation: dict[str, Any] = {"responses": _responses(route, description.returns), "tags": ["endpoints"]}
     if method == "GET":
         operation["parameters"] = [
-            {"name": parameter.name, "in": "query", "required": parameter.required, "schema": _schema(parameter)}
+            {
+                "name": parameter.name,
+                "in": "query",
+                "required": parameter.required,
+                "schema": _schema(parameter),
+            }
             for parameter in parameters
         ]
     elif parameters or description.parameters:
@@ -62,11 +67,17 @@ def _schema(parameter: ParameterDescription) -> dict[str, Any]:
 def _responses(route: Route, returns: dict[str, Any]) -> dict[str, Any]:
     result = {"description": "The result", "content": {"application/json": {"schema": returns}}}
     if route.streaming and route.queue_size is None:
-        result = {"description": "The events of the job", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+        result = {
+            "description": "The events of the job",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        }
     responses: dict[str, Any] = {"default": _PROBLEM}
     job = {"description": "The job", "content": {"application/json": {"schema": {"type": "object"}}}}
     if route.queue_size is not None:
-        responses["200"] = {**job, "description": "The job, which has ended (with ?sync=true or Prefer: wait)"}
+        responses["200"] = {
+            **job,
+            "description": "The job, which has ended (with ?sync=true or Prefer: wait)",
+        }
         responses["202"] = job
     else:
         responses["200"] = result

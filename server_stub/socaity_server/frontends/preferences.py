@@ -66,5 +66,7 @@ def seconds(text: str | None, what: str) -> float | None:
     except ValueError:
         value = math.nan
     if math.isnan(value) or value < 0:
-        raise InvalidInputError(f"{what} is a number of seconds, not {text!r}.", status=400, code="invalid_wait")
+        raise InvalidInputError(
+            f"{what} is a number of seconds, not {text!r}.", status=400, code="invalid_wait"
+        )
     return min(value, _LONGEST_WAIT)

@@ -33,7 +33,9 @@ def wants_msgpack(accept: str) -> bool:
     return MSGPACK in accept
 
 
-def value_response(value: Any, accept: str, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def value_response(
+    value: Any, accept: str, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """A value in the encoding that the caller asked for."""
     if wants_msgpack(accept):
         return Response(packb(value), status, headers, MSGPACK)
@@ -73,7 +75,9 @@ def job_document(record: JobRecord) -> dict[str, Any]:
     }
 
 
-def job_response(record: JobRecord, accept: str, *, status: int = 200, applied: str | None = None) -> Response:
+def job_response(
+    record: JobRecord, accept: str, *, status: int = 200, applied: str | None = None
+) -> Response:
     """A job document; 202 tells with `Location` where it can be read again."""
     headers = {"Location": f"/jobs/{record.id}"}
     if applied:
@@ -103,7 +107,11 @@ class EventStream(Response):
         headers: Mapping[str, str] | None = None,
         heartbeat: float = _HEARTBEAT,
     ) -> None:
-        super().__init__(None, 200, {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no", **(headers or {})})
+        super().__init__(
+            None,
+            200,
+            {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no", **(headers or {})},
+        )
         del self.headers["content-length"]
         self.dataplane = dataplane
         self.job_id = job_id
@@ -124,7 +132,9 @@ class EventStream(Response):
         gone = asyncio.create_task(_disconnect(receive, wake))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await send({"type": "http.response.body", "body": b"retry: %d\n\n" % _RETRY_MS, "more_body": True})
+            await send(
+                {"type": "http.response.body", "body": b"retry: %d\n\n" % _RETRY_MS, "more_body": True}
+            )
             is_over = record.status.is_terminal and not arrived
             while not is_over and not gone.done():
                 if not arrived:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import os
 import re
 import shutil
 import tempfile
@@ -35,7 +37,9 @@ class DirectoryBlobStore(BlobStore):
 
     async def put(self, sha256: str, chunks: AsyncIterator[bytes], *, max_size: int) -> int:
         if not _SHA256.fullmatch(sha256):
-            raise InvalidInputError(f"{sha256!r} is not a SHA-256 in 64 lower-case hex digits.", code="invalid_hash")
+            raise InvalidInputError(
+                f"{sha256!r} is not a SHA-256 in 64 lower-case hex digits.", code="invalid_hash"
+            )
         known = self.size(sha256)
         if known is not None:
             return known
@@ -49,7 +53,9 @@ class DirectoryBlobStore(BlobStore):
             async for chunk in chunks:
                 size += len(chunk)
                 if size > max_size:
-                    raise InvalidInputError(f"A blob may have {max_size} bytes at most.", status=413, code="body_too_large")
+                    raise InvalidInputError(
+                        f"A blob may have {max_size} bytes at most.", status=413, code="body_too_large"
+                    )
                 buffer.append(chunk)
                 buffered += len(chunk)
                 if buffered >= _WRITE_AT_ONCE:
@@ -59,12 +65,14 @@ class DirectoryBlobStore(BlobStore):
             file.close()
             if digest.hexdigest() != sha256:
                 raise InvalidInputError(
-                    f"The {size} bytes that came have the SHA-256 {digest.hexdigest()}, not {sha256}.", code="hash_mismatch"
+                    f"The {size} bytes that came have the SHA-256 {digest.hexdigest()}, not {sha256}.",
+                    code="hash_mismatch",
                 )
-            Path(file.name).replace(directory / sha256)
+            os.replace(file.name, directory / sha256)
         except BaseException:
             file.close()
-            Path(file.name).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(file.name)
             raise
         self._add(sha256, size)
         return size

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from bisect import bisect_left, insort
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,9 +14,9 @@ from typing import Any
 from socaity.protocol.events import EventKind, JobEvent, JobStatus
 
 from .backend import JobBackend, JobRecord, Lease, QueueFull, Sink
+from .waiting import WaitingJobs
 
 _FAR = float("inf")
-_PRIORITIES = ("high", "normal", "low")
 _POSITIONS_PUSHED = 100
 _POSITION_INTERVAL = 0.5
 _CANCELLED = {
@@ -52,7 +51,7 @@ class MemoryJobBackend(JobBackend):
         self.max_event_bytes = max_event_bytes
         self._clock = clock
         self._jobs: dict[str, _Job] = {}
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, WaitingJobs[_Job]] = {}
         # All leases have one length and so do retentions: both stay sorted by their deadline without a heap.
         self._leases: OrderedDict[_MemoryLease, float] = OrderedDict()
         self._finished: OrderedDict[str, float] = OrderedDict()
@@ -214,10 +213,10 @@ class MemoryJobBackend(JobBackend):
                 self._enqueue(job)
         self._arm()
 
-    def _queue(self, name: str) -> _Queue:
+    def _queue(self, name: str) -> WaitingJobs[_Job]:
         queue = self._queues.get(name)
         if queue is None:
-            queue = self._queues[name] = _Queue()
+            queue = self._queues[name] = WaitingJobs()
         return queue
 
     def _enqueue(self, job: _Job, *, front: bool = False) -> None:
@@ -245,7 +244,7 @@ class MemoryJobBackend(JobBackend):
             asyncio.get_running_loop().call_later(_POSITION_INTERVAL, self._push_positions, job.queue)
         return lease
 
-    def _push_positions(self, queue: _Queue) -> None:
+    def _push_positions(self, queue: WaitingJobs[_Job]) -> None:
         queue.positions_due = False
         if not self._open:
             return
@@ -334,137 +333,12 @@ class MemoryJobBackend(JobBackend):
         self.sweep()
 
 
-class _Queue:
-    """The waiting jobs of one queue, and who waits for them."""
-
-    __slots__ = ("concurrency", "lanes", "limit", "positions_due", "run_time", "waiters", "waiting")
-
-    def __init__(self) -> None:
-        self.limit: int | None = None
-        self.concurrency = 1
-        self.lanes = {priority: _Lane() for priority in _PRIORITIES}
-        self.waiting = 0
-        self.waiters: deque[asyncio.Future[bool]] = deque()
-        self.run_time: float | None = None
-        self.positions_due = False
-
-    def push(self, job: _Job, *, front: bool) -> None:
-        self.lanes[job.record.priority].push(job, front=front)
-        self.waiting += 1
-
-    def pop(self) -> _Job:
-        self.waiting -= 1
-        for lane in self.lanes.values():
-            if lane.jobs:
-                return lane.pop()
-        raise LookupError("no job waits")
-
-    def discard(self, job: _Job) -> None:
-        if self.lanes[job.record.priority].discard(job):
-            self.waiting -= 1
-
-    def position(self, job: _Job) -> int | None:
-        """1 is next; None while it is delayed."""
-        ahead = 0
-        for priority, lane in self.lanes.items():
-            if priority == job.record.priority:
-                place = lane.place(job)
-                return None if place is None else ahead + place
-            ahead += len(lane.jobs)
-        return None
-
-    def first(self, number: int) -> list[_Job]:
-        return list(islice((job for lane in self.lanes.values() for job in lane.jobs.values()), number))
-
-    def wake(self) -> None:
-        while self.waiters:
-            waiter = self.waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(True)
-                return
-
-    async def wait_for_job(self, deadline: float | None) -> bool:
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[bool] = loop.create_future()
-        self.waiters.append(waiter)
-        timer = None
-        if deadline is not None:
-            timer = loop.call_at(deadline, lambda: waiter.done() or waiter.set_result(False))
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self.wake()  # the job that woke this one is for the next
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
-            if not waiter.done() or waiter in self.waiters:
-                self.waiters.remove(waiter)
-
-    def stop(self) -> None:
-        while self.waiters:
-            waiter = self.waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(False)
-
-    def note_run_time(self, seconds: float) -> None:
-        self.run_time = seconds if self.run_time is None else 0.8 * self.run_time + 0.2 * seconds
-
-    def seconds_until_room(self) -> float:
-        """When the next of the running jobs is expected to end."""
-        return max((1.0 if self.run_time is None else self.run_time) / self.concurrency, 0.05)
-
-
-class _Lane:
-    """The waiting jobs of one priority, numbered in order, so that a place is found without walking the queue."""
-
-    __slots__ = ("gone", "jobs", "next_order")
-
-    def __init__(self) -> None:
-        self.jobs: OrderedDict[str, _Job] = OrderedDict()
-        self.next_order = 0
-        self.gone: list[int] = []
-
-    def push(self, job: _Job, *, front: bool) -> None:
-        if front and self.jobs:
-            job.order = next(iter(self.jobs.values())).order - 1
-            position = bisect_left(self.gone, job.order)
-            if position < len(self.gone) and self.gone[position] == job.order:
-                del self.gone[position]
-        else:
-            job.order = self.next_order
-            self.next_order += 1
-        self.jobs[job.record.id] = job
-        if front:
-            self.jobs.move_to_end(job.record.id, last=False)
-
-    def pop(self) -> _Job:
-        job = self.jobs.popitem(last=False)[1]
-        if self.gone:
-            del self.gone[: bisect_left(self.gone, job.order)]
-        return job
-
-    def discard(self, job: _Job) -> bool:
-        if self.jobs.pop(job.record.id, None) is None:
-            return False
-        insort(self.gone, job.order)
-        return True
-
-    def place(self, job: _Job) -> int | None:
-        if job.record.id not in self.jobs:
-            return None
-        first = next(iter(self.jobs.values())).order
-        between = bisect_left(self.gone, job.order) - bisect_left(self.gone, first) if self.gone else 0
-        return job.order - first - between + 1
-
-
 class _Job:
     """A job with its events and watchers."""
 
     __slots__ = ("bytes", "events", "lease", "order", "queue", "record", "told_position", "watchers")
 
-    def __init__(self, record: JobRecord, queue: _Queue) -> None:
+    def __init__(self, record: JobRecord, queue: WaitingJobs[_Job]) -> None:
         self.record = record
         self.queue = queue
         self.events: list[JobEvent] = []
