@@ -79,9 +79,9 @@ class Link:
         self._stop_ack_timer()
 
     def send_unnumbered(self, message: Any) -> None:
-        """Hello, welcome and goodbye: outside of the numbering."""
+        """Hello, welcome and goodbye: outside of the numbering and its acknowledgements."""
         if self._write is not None:
-            self._write(b"\x93\x00" + msgpack.packb(self.received) + self._writer.pack([message]))
+            self._write(b"\x93\x00\x00" + self._writer.pack([message]))
 
     def resume(self, received: int) -> None:
         """Send again all that the other side, which has frames up to `received`, did not get."""

@@ -55,22 +55,27 @@ class ServerProcess:
         else:
             raise AssertionError(f"the server did not start:\n{''.join(lines)}")
         watchdog.cancel()
-        threading.Thread(target=self._process.stderr.read, daemon=True).start()
+        self._drain = threading.Thread(target=self._process.stderr.read, daemon=True)
+        self._drain.start()
 
     def kill(self) -> None:
         """SIGKILL: no goodbye."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(DEADLINE)
+            self._drain.join(DEADLINE)
+            assert self._process.stderr is not None
+            self._process.stderr.close()
+            self._process = None
 
     def __enter__(self) -> Self:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.kill()
-        if self._process is not None and self._process.stderr is not None:
-            self._process.stderr.close()
 
 
 class CuttingProxy:
@@ -132,7 +137,8 @@ class CuttingProxy:
         tasks = asyncio.all_tasks(self._loop)
         for task in tasks:
             task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        if tasks:
+            self._loop.run_until_complete(asyncio.wait(tasks))
         self._loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

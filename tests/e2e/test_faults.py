@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from servers import DEADLINE, CuttingProxy, ServerProcess
 
 import socaity
-from socaity_transports import websocket
+from socaity.transport import Target, Transport
+from socaity_transports._watch import WatchTimes
+from socaity_transports.http import HTTPTransport
+from socaity_transports.websocket import WebSocketTransport
+from tests.e2e.servers import DEADLINE, CuttingProxy, ServerProcess
 
 WIRES = ["websocket", "http"]
 
@@ -48,7 +52,9 @@ def wait_for_progress(job: socaity.Job[object]) -> None:
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_running_job_is_reattached_after_the_connection_broke(server: ServerProcess, proxy: CuttingProxy, wire: str) -> None:
+def test_running_job_is_reattached_after_the_connection_broke(
+    server: ServerProcess, proxy: CuttingProxy, wire: str
+) -> None:
     with connected(proxy.url, wire) as service, connected(server.url, "websocket") as direct:
         job = service.wait_at(f"reattach-{wire}")
         wait_for_progress(job)
@@ -70,7 +76,9 @@ def test_stream_resumes_without_loss_or_repeat(server: ServerProcess, proxy: Cut
         assert chunks == list(range(400))
 
 
-def test_stream_survives_connections_that_break_again_and_again(server: ServerProcess, proxy: CuttingProxy) -> None:
+def test_stream_survives_connections_that_break_again_and_again(
+    server: ServerProcess, proxy: CuttingProxy
+) -> None:
     proxy.cut_after(2000, 2500, 3000, 4000, 5000)
     with connected(proxy.url, "websocket") as service:
         assert service.count(3000).result(DEADLINE) == list(range(3000))
@@ -115,13 +123,17 @@ def test_job_of_a_killed_and_restarted_server_is_lost(wire: str) -> None:
         assert service.open_gate("other").result(DEADLINE) is True
 
 
-@pytest.mark.parametrize("wire", WIRES)
-def test_job_of_a_server_that_does_not_come_back_is_lost(monkeypatch: pytest.MonkeyPatch, wire: str) -> None:
-    from socaity_transports import http
+def impatient_socket(target: Target) -> Transport:
+    return WebSocketTransport(replace(target, url=target.url.replace("http://", "ws://")), reconnect_for=0.5)
 
-    monkeypatch.setattr(websocket, "RECONNECT_FOR", 0.5)
-    monkeypatch.setattr(http, "GIVE_UP_AFTER", 0.5)
-    with ServerProcess() as server, connected(server.url, wire) as service:
+
+def impatient_http(target: Target) -> Transport:
+    return HTTPTransport(target, times=WatchTimes(give_up=0.5))
+
+
+@pytest.mark.parametrize("wire", [impatient_socket, impatient_http])
+def test_job_of_a_server_that_does_not_come_back_is_lost(wire: Callable[[Target], Transport]) -> None:
+    with ServerProcess() as server, socaity.connect(server.url, transport=wire, progress=False) as service:
         job = service.wait_at("never")
         wait_for_progress(job)
         server.kill()
@@ -143,7 +155,9 @@ def test_submit_waits_for_a_server_that_is_started_later() -> None:
         service = connected(server.url, "websocket").refresh()
         service.close()
         server.kill()
-        late = socaity.connect(f"ws://127.0.0.1:{server.port}", progress=False, retry=socaity.RetryPolicy(attempts=50))
+        late = socaity.connect(
+            f"ws://127.0.0.1:{server.port}", progress=False, retry=socaity.RetryPolicy(attempts=50)
+        )
         with pytest.raises(socaity.ConnectError, match="is the server running"):
             late.refresh()
         server.start()

@@ -50,8 +50,9 @@ RECONNECT_FOR = 60.0
 class WebSocketTransport(Transport):
     """`ws://` and `wss://`: connects when there is something to say, and again as long as somebody waits."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, *, reconnect_for: float = RECONNECT_FOR) -> None:
         self._target = target
+        self._reconnect_for = reconnect_for
         url = target.url
         if "/" not in url.partition("://")[2]:
             url += "/ws"
@@ -133,7 +134,7 @@ class WebSocketTransport(Transport):
                 worth_it = (
                     isinstance(error, (ConnectError, TransportTimeout)) and session._session is not None
                 )
-                if not worth_it or time.monotonic() - lost_at > RECONNECT_FOR:
+                if not worth_it or time.monotonic() - lost_at > self._reconnect_for:
                     self._connecting = None
                     session.give_up(error)
                     return

@@ -111,7 +111,7 @@ class WebSocketFrontend:
         session.connect(connection, resumed, received if resumed else 0)
         return session
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """End all sessions."""
         for session in list(self.sessions.values()):
             session.expire()
