@@ -28,6 +28,10 @@ ACK_DELAY = 0.5
 Write = Callable[[bytes], None]
 
 
+class OversizeError(ValueError):
+    """A message is larger than the other side takes."""
+
+
 class Link:
     """One side of the stream. `on_unsendable(message, error)` is told of a message that has no form on the wire."""
 
@@ -46,6 +50,7 @@ class Link:
         self._kept: deque[tuple[int, bytes]] = deque()
         self._kept_bytes = 0
         self._max_unacknowledged = max_unacknowledged
+        self.max_message: int | None = None
         self._bulk: deque[Any] = deque()
         self.received = 0
         self._acked = 0
@@ -61,6 +66,10 @@ class Link:
     def is_overdue(self) -> bool:
         """The other side has not acknowledged for so long that keeping more would be a leak."""
         return self._kept_bytes > self._max_unacknowledged
+
+    @property
+    def _frame_limit(self) -> int:
+        return FRAME_SIZE if self.max_message is None else min(FRAME_SIZE, self.max_message)
 
     @property
     def is_idle(self) -> bool:
@@ -102,17 +111,31 @@ class Link:
             else:
                 self._send_halves(messages)
             return
-        if self._writer.large or (len(packed) > FRAME_SIZE and len(messages) > 1):
+        if self._writer.large or (len(packed) > self._frame_limit and len(messages) > 1):
             large = self._writer.take_large()
             if len(messages) > 1:
                 self._send_halves(messages)
+                return
+            size = len(packed) + sum(len(data) for _, data in large)
+            if self._is_oversize(messages[0], size):
                 return
             for number, data in large:
                 self._bulk.extend(pieces_of(number, data))
             self._bulk.append(packed)
             self._pump()
             return
+        if len(packed) > self._frame_limit and self._is_oversize(messages[0], len(packed)):
+            return
         self._put(packed)
+
+    def _is_oversize(self, message: Any, size: int) -> bool:
+        if self.max_message is None or size <= self.max_message:
+            return False
+        self._on_unsendable(
+            message,
+            OversizeError(f"{size} bytes are more than the {self.max_message} that the other side takes"),
+        )
+        return True
 
     def _send_halves(self, messages: Sequence[Any]) -> None:
         half = len(messages) // 2

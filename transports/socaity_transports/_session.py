@@ -36,7 +36,7 @@ from socaity.protocol.frames import (
     WATCH,
     WELCOME,
 )
-from socaity.protocol.link import Link
+from socaity.protocol.link import Link, OversizeError
 from socaity.protocol.messagepack import MalformedError
 from socaity.transport import Call
 
@@ -54,7 +54,6 @@ class ClientSession:
         self._requests: dict[int, asyncio.Future[Any]] = {}
         self._waiting: list[tuple[Call, bool]] = []
         self._is_open = False
-        self._max_body: int | None = None
         self._link = self._new_link()
         self._opened: asyncio.Event = asyncio.Event()
         self.failure: SocaityError | None = None
@@ -226,7 +225,6 @@ class ClientSession:
     def _on_welcome(self, welcome: Mapping[str, Any]) -> None:
         session = welcome.get("session")
         resumed = bool(welcome.get("resumed")) and session == self._session
-        self._max_body = welcome.get("max_body")
         self._is_open = True
         if resumed:
             self._link.resume(int(welcome.get("received", 0)))
@@ -237,6 +235,7 @@ class ClientSession:
             if write is not None:
                 self._link.connect(write)
             had_session, self._session = self._session is not None, session
+            self._link.max_message = welcome.get("max_body")
             if had_session:
                 self._restart()
         waiting, self._waiting = self._waiting, []
@@ -271,6 +270,13 @@ class ClientSession:
     def _on_unsendable(self, message: Any, error: Exception) -> None:
         call = self._calls.pop(message[1], None)
         if call is not None:
-            call.fail(InvalidInputError(f"{call.endpoint.name}: an argument cannot be sent: {error}"))
+            too_large = isinstance(error, OversizeError)
+            call.fail(
+                InvalidInputError(
+                    f"{call.endpoint.name}: {'the arguments are too large' if too_large else 'an argument cannot be sent'}: {error}",
+                    status=413 if too_large else 422,
+                    code="too_large" if too_large else "invalid_input",
+                )
+            )
         elif (request := self._requests.get(message[1])) is not None and not request.done():
             request.set_exception(TransportError(str(error)))
