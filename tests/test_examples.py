@@ -1,0 +1,57 @@
+"""Every example runs alone and prints what it computes."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+DEADLINE = 50
+
+
+def output_of(name: str) -> list[str]:
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / name],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=DEADLINE,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.splitlines()
+
+
+def test_hello_prints_the_signature_the_answer_and_the_refusal() -> None:
+    assert output_of("01_hello.py") == [
+        "(name: str, times: int = 1) -> str",
+        "Hello, Ada! Hello, Ada!",
+        "greet() has no argument 'nam'; did you mean 'name'?",
+    ]
+
+
+def test_async_awaits_gathers_and_cancels() -> None:
+    square, squares, *ended, counted, cancelled = output_of("02_async.py")
+    assert square == "9"
+    assert squares == str([number * number for number in range(10)])
+    assert sorted(ended) == ["succeeded 16", "succeeded 25"]
+    assert counted == "3 1.0 ['at 1', 'at 2', 'at 3']"
+    assert cancelled.startswith("cancelled:")
+
+
+def test_streaming_prints_every_word_in_order() -> None:
+    assert [line.split() for line in output_of("03_streaming.py")] == [
+        [f"sync-{number}" for number in range(5)],
+        [f"async-{number}" for number in range(5)],
+        ["['whole-0',", "'whole-1',", "'whole-2']"],
+    ]
+
+
+def test_batching_runs_many_calls_in_few_batches() -> None:
+    text = "\n".join(output_of("04_batching_and_map.py"))
+    batches = re.search(r"^360 calls of norm ran in (\d+) batches$", text, re.M)
+    assert batches is not None
+    assert int(batches[1]) < 180
+    accuracy = re.search(r"^a stack: \(360, 10\), ([\d.]+)% are right$", text, re.M)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 95
+    assert "all 360 calls have ended" in text
