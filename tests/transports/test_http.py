@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
@@ -298,9 +299,23 @@ async def test_another_process_can_attach(between: Between) -> None:
             await first.ended()
             assert second.events == first.events
             assert [e async for e in other.watch(first.id, after=3)] == first.events[3:]
-            assert (await other.watch(first.id).__anext__()).seq == 1
+            async with aclosing(other.watch(first.id)) as events:
+                assert (await anext(events)).seq == 1
             with pytest.raises(NotFoundError):
                 await anext(other.watch("f" * 32))
+
+
+async def test_closing_ends_the_jobs_here_and_the_connections(between: Between) -> None:
+    async with opened(between.url) as transport:
+        call = await begun(transport, "slow")
+        await until(lambda: "progress" in call.kinds)
+        given_up = transport.watch(call.id)
+        await anext(given_up)
+    assert isinstance(call.error, JobLost)
+    gates.go_on.set()
+    with pytest.raises(JobLost):
+        async for _ in given_up:
+            pass
 
 
 # -- what stands between ----------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import time
 import urllib.request
 from collections import deque
@@ -135,6 +136,10 @@ class HTTPClient:
         url = httpx.URL(self.base)
         return f"{url.scheme}://{url.netloc.decode()}{url.path.rstrip('/')}"
 
+    @property
+    def is_closed(self) -> bool:
+        return self._client.is_closed
+
     def is_same_origin(self, url: str) -> bool:
         return _origin(httpx.URL(url)) == self._origin
 
@@ -154,6 +159,8 @@ class HTTPClient:
         await self._client.aclose()
 
     async def _send(self, request: HTTPRequest) -> httpx.Response:
+        if self.is_closed:
+            raise ConnectError(f"The connection to {self.place} has been closed; nothing was sent")
         method, url, with_body = request.method, request.url, True
         params: list[tuple[str, str | int | float | bool | None]] | None = list(request.params) or None
         for _ in range(MAX_REDIRECTS + 1):
@@ -360,24 +367,33 @@ class _ConnectionStack(httpx.AsyncBaseTransport):
 
     def __init__(self, base: str) -> None:
         self._proxy = _environment_proxy(httpx.URL(base))
-        self._ssl = httpx.create_ssl_context() if base.startswith("https") or self._proxy else False
-        self._idle: deque[tuple[float, httpx.AsyncHTTPTransport]] = deque()
+        self._contexts: dict[bool, ssl.SSLContext] = {}
+        self._idle: dict[str, deque[tuple[float, httpx.AsyncHTTPTransport]]] = {
+            "http": deque(),
+            "https": deque(),
+        }
+        self._lent: set[httpx.AsyncHTTPTransport] = set()
         self._closing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        wire = self._idle.pop()[1] if self._idle else self._connection()
+        scheme = request.url.scheme
+        if scheme not in self._idle:
+            raise httpx.UnsupportedProtocol(f"the scheme {scheme!r} is not http or https", request=request)
+        idle = self._idle[scheme]
+        wire = idle.pop()[1] if idle else self._connection(scheme)
+        self._lent.add(wire)
         try:
             response = await wire.handle_async_request(request)
         except BaseException:
-            self._give_back(wire)
+            self.give_back(scheme, wire)
             raise
         stream = cast("httpx.AsyncByteStream", response.stream)
         return httpx.Response(
             response.status_code,
             headers=response.headers,
-            stream=_Borrowed(stream, self, wire),
+            stream=_Borrowed(stream, self, scheme, wire),
             extensions=response.extensions,
         )
 
@@ -388,41 +404,60 @@ class _ConnectionStack(httpx.AsyncBaseTransport):
         if self._closing is not None:
             await self._closing
         await self._close_idle(float("inf"))
+        # An iteration that somebody gave up may end only after us.
+        while self._lent:
+            await self._lent.pop().aclose()
 
-    def _connection(self) -> httpx.AsyncHTTPTransport:
+    def _connection(self, scheme: str) -> httpx.AsyncHTTPTransport:
         return httpx.AsyncHTTPTransport(
-            verify=self._ssl,
+            verify=self._context(scheme == "https" or self._proxy is not None),
             proxy=self._proxy,
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEP_ALIVE),
             socket_options=_keep_alive_options(),
         )
 
-    def _give_back(self, wire: httpx.AsyncHTTPTransport) -> None:
-        self._idle.append((time.monotonic(), wire))
-        if self._timer is None and not self._is_closed:
+    def _context(self, is_used: bool) -> ssl.SSLContext:
+        """One for all connections. Loading the certificates takes longer than a request, so only where they are used;
+        the other context trusts nobody.
+        """
+        if is_used not in self._contexts:
+            self._contexts[is_used] = (
+                httpx.create_ssl_context() if is_used else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            )
+        return self._contexts[is_used]
+
+    def give_back(self, scheme: str, wire: httpx.AsyncHTTPTransport) -> None:
+        """The request of this connection is over."""
+        if self._is_closed:
+            return  # it has been closed with the others
+        self._lent.discard(wire)
+        self._idle[scheme].append((time.monotonic(), wire))
+        if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(2 * KEEP_ALIVE, self._tick)
 
     def _tick(self) -> None:
         """Connections that nobody used for a while would be closed by the other side and kept open by us."""
-        self._timer = None
-        self._closing = asyncio.get_running_loop().create_task(
-            self._close_idle(time.monotonic() - KEEP_ALIVE)
-        )
-        if self._idle:
-            self._timer = asyncio.get_running_loop().call_later(2 * KEEP_ALIVE, self._tick)
+        loop = asyncio.get_running_loop()
+        self._closing = loop.create_task(self._close_idle(time.monotonic() - KEEP_ALIVE))
+        self._timer = loop.call_later(2 * KEEP_ALIVE, self._tick) if any(self._idle.values()) else None
 
     async def _close_idle(self, before: float) -> None:
-        while self._idle and self._idle[0][0] < before:
-            await self._idle.popleft()[1].aclose()
+        for idle in self._idle.values():
+            while idle and idle[0][0] < before:
+                await idle.popleft()[1].aclose()
 
 
 class _Borrowed(httpx.AsyncByteStream):
     """The body of a response; its connection goes back to the stack when it is closed."""
 
     def __init__(
-        self, stream: httpx.AsyncByteStream, stack: _ConnectionStack, wire: httpx.AsyncHTTPTransport
+        self,
+        stream: httpx.AsyncByteStream,
+        stack: _ConnectionStack,
+        scheme: str,
+        wire: httpx.AsyncHTTPTransport,
     ) -> None:
-        self._stream, self._stack = stream, stack
+        self._stream, self._stack, self._scheme = stream, stack, scheme
         self._wire: httpx.AsyncHTTPTransport | None = wire
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -436,9 +471,7 @@ class _Borrowed(httpx.AsyncByteStream):
         try:
             await self._stream.aclose()
         finally:
-            self._stack._give_back(wire)
-            if self._stack._is_closed:
-                await self._stack._close_idle(float("inf"))
+            self._stack.give_back(self._scheme, wire)
 
 
 def _environment_proxy(url: httpx.URL) -> str | None:

@@ -255,6 +255,10 @@ class JobWatch:
             raise error
         if isinstance(error, APIError) and error.status not in _TRANSIENT:
             raise error
+        if self._client.is_closed:
+            raise JobLost(
+                "the connection was closed while the job was running", job_id=self._job_id
+            ) from error
         now = self._clock()
         self._down_since = now if self._down_since is None else self._down_since
         retry_after = getattr(error, "retry_after", None) or 0.0

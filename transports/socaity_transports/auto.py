@@ -8,7 +8,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Protocol, Self, runtime_checkable
 
-from socaity.exceptions import ConnectError, JobCancelled, ProtocolError, SocaityError, TransportError
+from socaity.exceptions import (
+    ConnectError,
+    JobCancelled,
+    JobLost,
+    ProtocolError,
+    SocaityError,
+    TransportError,
+)
 from socaity.protocol.description import ServiceDescription
 from socaity.protocol.events import JobEvent
 from socaity.transport import Call, Target, Transport, open_transport
@@ -107,11 +114,13 @@ class DetectingTransport(Transport):
         self._detection = None
         calls, self._calls = self._calls, []
         attached, self._attached = self._attached, []
-        error: BaseException | None
         if detection.cancelled():
-            error = ConnectError("the connection was closed before the job was sent")
-        else:
-            error = detection.exception()
+            for call in calls:
+                call.fail(ConnectError("the connection was closed before the job was sent"))
+            for call in attached:
+                call.fail(JobLost("the connection was closed while the job was running", job_id=call.id))
+            return
+        error = detection.exception()
         if error is not None:
             for call in (*calls, *attached):
                 call.fail(_own_copy(error))
