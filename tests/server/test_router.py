@@ -40,7 +40,7 @@ class Doubler(Runtime):
 def test_unknown_provider_and_environment_name_the_valid_ones() -> None:
     with pytest.raises(ConfigurationError, match="fastapi"):
         SocaityRouter(provider="flask")
-    with pytest.raises(ConfigurationError, match="not built yet.*'fastapi'"):
+    with pytest.raises(ConfigurationError, match=r"not built yet.*'fastapi'"):
         SocaityRouter(provider="runpod")
     with pytest.raises(ConfigurationError, match="did you mean 'serverless'"):
         SocaityRouter(environment="serverles")
