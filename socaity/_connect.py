@@ -17,7 +17,7 @@ __all__ = ["connect"]
 def connect(
     target: Any,
     *,
-    transport: str | Transport | Callable[[Target], Transport] | None = None,
+    transport: str | Transport | type[Transport] | Callable[[Target], Transport] | None = None,
     api_key: str | None = None,
     headers: Mapping[str, str] | None = None,
     timeout: float | None = None,
@@ -63,6 +63,8 @@ def _opener(target: Target, transport: Any) -> Callable[[], Transport]:
 
         found = find_transport(target.scheme, transport)
         return lambda: found.open(target)
+    if isinstance(transport, type) and issubclass(transport, Transport):
+        return lambda: transport.open(target)
     if callable(transport):
         return lambda: transport(target)
     raise ConfigurationError(f"transport must be a name or a Transport, not {type(transport).__name__}")

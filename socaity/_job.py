@@ -11,6 +11,7 @@ from contextvars import Context
 from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from . import _display
 from ._portal import Signal, Waitable, _waiters_lock, portal
 from ._progress import Progress
 from .exceptions import JobCancelled, JobError, JobFailed, JobLost, NotFoundError, ProtocolError, SocaityError
@@ -255,6 +256,15 @@ class Job(Waitable, Generic[T]):
         self._accepted = True
 
     def deliver(self, event: JobEvent) -> None:
+        try:
+            self._take(event)
+        except (TypeError, ValueError, LookupError, AttributeError) as exc:
+            error = ProtocolError(f"event {event!r:.200} of job {self.id} is malformed: {exc}")
+            error.__cause__ = exc
+            self._accepted = True
+            self.fail(error)
+
+    def _take(self, event: JobEvent) -> None:
         if self._ended:
             return
         seq, kind, data = event
@@ -269,7 +279,8 @@ class Job(Waitable, Generic[T]):
         if kind == "chunk":
             if self._chunks is None:
                 self._chunks = []
-            self._chunks.append(data)
+            decode = self._endpoint.decode_chunk
+            self._chunks.append(data if decode is None else decode(data))
         elif kind == "result":
             self.succeed(data)
             return
@@ -285,12 +296,19 @@ class Job(Waitable, Generic[T]):
 
     def _note(self, kind: str, data: Any) -> None:
         if kind == "status":
-            self._status = JobStatus(data["status"])
+            status = JobStatus(data["status"])
+            if status.is_terminal:
+                return  # only a result or an error ends a job
+            self._status = status
             self._position = data.get("queue_position")
-            if self._status is JobStatus.RUNNING and self._started is None:
+            if status is JobStatus.RUNNING and self._started is None:
                 self._started = time.monotonic()
         elif kind == "progress":
-            self._progress = Progress(data.get("fraction"), data.get("message"))
+            fraction, message = data.get("fraction"), data.get("message")
+            self._progress = Progress(
+                None if fraction is None else min(1.0, max(0.0, float(fraction))),
+                None if message is None else str(message),
+            )
         elif kind == "log":
             if self._logs is None:
                 self._logs = []
@@ -333,11 +351,11 @@ class Job(Waitable, Generic[T]):
         self.fail(JobCancelled(why, job_id=self.id))
 
     def _finish(self) -> None:
+        if self._display is not None:
+            self._display.update(self)  # its line is closed before the waiting code goes on and prints
         self._end()
         if self._changed is not None:
             self._signal_change()
-        if self._display is not None:
-            self._display.update(self)
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 
@@ -348,16 +366,12 @@ class Job(Waitable, Generic[T]):
 
     def _show(self) -> None:
         if self._display is None and self._endpoint.service.shows_progress:
-            from . import _display
-
             _display.begin(self)
 
     def _interruptible(self, wait: Callable[..., bool], *args: Any) -> bool:
         try:
             return wait(*args)
         except KeyboardInterrupt:
-            from . import _display
-
             self._endpoint.service._interrupted[self.id] = self
             _display.tell(
                 f"Stopped waiting; job {self.id} runs on. To wait again: service.job({self.id!r}).result(), "

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from . import _display
 from ._job import Job, JobReference
 from ._portal import Signal, Waitable, _waiters_lock, portal
 from .exceptions import InvalidInputError, JobFailed, SocaityError
@@ -24,13 +26,23 @@ class JobGroup(Waitable, Generic[T]):
     A member that fails cancels nothing; `result(return_exceptions=True)` keeps what succeeded.
     """
 
-    __slots__ = ("_completed", "_display", "_fed", "_feed_error", "_is_fed", "_members", "_room", "_window")
+    __slots__ = (
+        "_completed",
+        "_display",
+        "_feed_error",
+        "_is_cancelled",
+        "_is_fed",
+        "_members",
+        "_room",
+        "_window",
+    )
 
     def __init__(self, jobs: Iterable[Job[T]] = (), *, is_fed: bool = True, window: int = 0) -> None:
         super().__init__()
         self._members: list[Job[T]] = []
         self._completed = 0
         self._is_fed = False
+        self._is_cancelled = False
         self._feed_error: BaseException | None = None
         self._window = window
         self._room: Signal | None = None
@@ -91,8 +103,9 @@ class JobGroup(Waitable, Generic[T]):
                 await signal
 
     def cancel(self) -> bool:
-        """Cancel every member that has not ended; False if all have."""
-        return any([job.cancel() for job in self._members])
+        """Cancel every member that has not ended, and start no more; False if all have ended."""
+        self._is_cancelled = True
+        return any([job.cancel() for job in list(self._members)])
 
     def __repr__(self) -> str:
         return f"<JobGroup {self._completed} of {len(self._members)} ended>"
@@ -117,13 +130,13 @@ class JobGroup(Waitable, Generic[T]):
             self._completed += 1
         if self._room is not None and self.unfinished <= self._window // 2:
             self._signal_room()
-        if self._display is not None:
-            self._display.update(self)
         if self._is_fed:
             self._check_end()
 
     def _check_end(self) -> None:
         if not self._ended and self._completed == len(self._members):
+            if self._display is not None:
+                self._display.update(self)  # its line is closed before the waiting code goes on and prints
             self._end()
 
     @property
@@ -141,7 +154,8 @@ class JobGroup(Waitable, Generic[T]):
         return None if self._is_fed or len(self._members) > index else signal
 
     def _signal_room(self) -> None:
-        signal, self._room = self._room, None
+        with _waiters_lock:  # the feeding thread and the portal both come here
+            signal, self._room = self._room, None
         if signal is not None:
             signal.set()
 
@@ -171,9 +185,8 @@ class JobGroup(Waitable, Generic[T]):
         return [job._value for job in self._members]
 
     def _show(self) -> None:
-        if self._display is None and self._members and self._members[0]._endpoint.service.shows_progress:
-            from . import _display
-
+        # the members of a map may be still to come; the display then asks again
+        if self._display is None and (not self._members or self._members[0]._endpoint.service.shows_progress):
             _display.begin(self)
 
 
@@ -241,52 +254,59 @@ def map_endpoint(
                     signal = group._next_room()
                     if signal is not None:
                         signal.wait()
+                if group._is_cancelled:
+                    break
                 group._add(_call_or_fail(endpoint, values, dict(constant)))
         except BaseException as exc:  # the caller's iterable raised: that is the end of the group
             group._close(exc)
         else:
             group._close()
 
-    portal.run_in_thread(feed, "socaity-map")
+    context = copy_context()
+    portal.run_in_thread(lambda: context.run(feed), "socaity-map")
     return group
 
 
 def _call_or_fail(endpoint: Endpoint, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job[Any]:
     try:
         return endpoint(*args, **kwargs)
-    except SocaityError as exc:
+    except Exception as exc:  # a path that is not there, a closed service: the other rows go on
         job: Job[Any] = Job(endpoint, {})
-        job._accepted = True
-        job.fail(exc)
+        _refuse(job, exc)
         return job
 
 
-def call_with_jobs(endpoint: Endpoint, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job[Any] | None:
-    """A call whose arguments hold unfinished jobs: sent when they have ended. None if there are no jobs among them."""
+def _refuse(job: Job[Any], exc: Exception) -> None:
+    """End a job that was never sent."""
+    error = exc
+    if not isinstance(error, SocaityError):
+        error = InvalidInputError(f"{job._endpoint.name}: {exc.args[0] if exc.args else exc}")
+        error.__cause__ = exc
+    job._accepted = True
+    job.fail(error)
+
+
+def call_with_jobs(endpoint: Endpoint, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job[Any]:
+    """A call whose arguments hold jobs: sent when they have ended."""
     upstream = list({id(job): job for job in _jobs_in((args, kwargs))}.values())
-    if not upstream:
-        return None
     job: Job[Any] = Job(endpoint, {})
+    job.context = copy_context()
     job._held = True
 
     def send() -> None:
         for one in upstream:
             if one._error is not None:
                 error = JobFailed(
-                    f"an argument of {endpoint.name} came from {one!r}: {one._error.args[0]}", job_id=job.id
+                    f"an argument of {endpoint.name} came from {one!r}: {Exception.__str__(one._error)}",
+                    job_id=job.id,
                 )
                 error.__cause__ = one._error
-                job._accepted = True
-                job.fail(error)
+                _refuse(job, error)
                 return
         try:
             job.arguments = endpoint._bind(_resolved(args), _resolved(kwargs))
-        except SocaityError as exc:
-            job._accepted = True
-            job.fail(exc)
-        except (LookupError, TypeError) as exc:
-            job._accepted = True
-            job.fail(InvalidInputError(f"{endpoint.name}: {exc.args[0] if exc.args else exc}"))
+        except Exception as exc:  # the edge of the loop: results and arguments are of the user's own types
+            _refuse(job, exc)
         else:
             endpoint.service._start([job])
 
@@ -313,7 +333,8 @@ def _resolved(value: Any) -> Any:
     if isinstance(value, JobReference):
         return value.resolve(value.job._value)
     if isinstance(value, (list, tuple)):
-        return type(value)(_resolved(item) for item in value)
+        items = [_resolved(item) for item in value]
+        return items if isinstance(value, list) else tuple(items)
     if isinstance(value, dict):
         return {key: _resolved(item) for key, item in value.items()}
     return value

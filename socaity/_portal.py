@@ -124,6 +124,13 @@ class Waitable:
 
 # Guards the lists of waiters only; the portal takes it for a job only if somebody waits for that job.
 _waiters_lock = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    # held over the fork, so that no other thread holds it then: the child would wait for that thread for ever
+    os.register_at_fork(
+        before=_waiters_lock.acquire,
+        after_in_parent=_waiters_lock.release,
+        after_in_child=_waiters_lock.release,
+    )
 
 
 def _add_waiter(waitable: Waitable, wake: Callable[[], None]) -> None:
@@ -162,7 +169,7 @@ def _once(release: Callable[[], None]) -> Callable[[], None]:
 
 def _acquire(lock: threading.Lock, timeout: float | None) -> bool:
     if _WAIT_SLICE is None:
-        return lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+        return lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX))
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
         left = _WAIT_SLICE if deadline is None else min(_WAIT_SLICE, deadline - time.monotonic())
@@ -320,9 +327,16 @@ class Portal:
 
         async def close_all() -> None:
             closers, self._closers = self._closers, []
-            await asyncio.wait_for(
-                asyncio.gather(*(close() for close in closers), return_exceptions=True), _EXIT_GRACE
-            )
+            try:
+                async with asyncio.timeout(_EXIT_GRACE):
+                    await asyncio.gather(*(close() for close in closers), return_exceptions=True)
+            except TimeoutError:
+                logger.debug("a wire did not close in time")
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            if left:
+                await asyncio.wait(left, timeout=0.5)
 
         def begin() -> None:
             task = loop.create_task(close_all())
@@ -333,8 +347,6 @@ class Portal:
 
     def _forget(self) -> None:
         # fork() copies the loop but not its thread; closing it would wait for ever and would end the parent's sockets.
-        global _waiters_lock
-        _waiters_lock = threading.Lock()
         if self._loop is not None:
             _forgotten.append(self._loop)
         self.generation += 1

@@ -5,7 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+)
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from ._job import Job
@@ -19,6 +27,8 @@ __all__ = ["RemoteFunction", "remote"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_STREAMS = (Iterator, Iterable, Generator, AsyncIterator, AsyncIterable, AsyncGenerator)
 
 
 class RemoteFunction(Generic[P, R]):
@@ -47,8 +57,12 @@ class RemoteFunction(Generic[P, R]):
             from ._service import Endpoint
 
             service = self._open_service()
-            self._endpoint = Endpoint(service, service[self._endpoint_name].description)
-            self._endpoint.decode = self._decoder()
+            endpoint = Endpoint(service, service[self._endpoint_name].description)
+            if endpoint.may_stream:
+                endpoint.decode_chunk = self._decoder()
+            else:
+                endpoint.decode = self._decoder()
+            self._endpoint = endpoint
         return self._endpoint
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -64,22 +78,24 @@ class RemoteFunction(Generic[P, R]):
         return arguments
 
     def _decoder(self) -> Callable[[Any], Any] | None:
-        """How a plain result becomes the annotated type; None where there is nothing to do."""
-        annotation = typing.get_type_hints(self._function).get("return", Any)
+        """How a plain result, or chunk of a stream, becomes the annotated type; None where there is nothing to do."""
+        try:
+            annotation = typing.get_type_hints(self._function).get("return", Any)
+        except NameError:  # imported for the type checker only
+            return None
+        if (typing.get_origin(annotation) or annotation) in _STREAMS:
+            annotation = (*typing.get_args(annotation), Any)[0]
         if annotation in (Any, None, type(None)) or getattr(annotation, "__module__", "") == "numpy":
             return None
-        origin = typing.get_origin(annotation)
-        if inspect.isclass(origin) and issubclass(origin, (Iterator, AsyncIterator)):
-            annotation = list[typing.get_args(annotation)[0]]  # type: ignore[misc]
         from pydantic import ConfigDict, TypeAdapter
         from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
         try:
             return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python
-        except PydanticUserError:  # a model brings its own config
-            return TypeAdapter(annotation).validate_python
         except PydanticSchemaGenerationError:
             return None
+        except PydanticUserError:  # a model brings its own config
+            return TypeAdapter(annotation).validate_python
 
 
 def remote(

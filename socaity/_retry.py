@@ -39,7 +39,7 @@ class RetryPolicy:
         """Seconds to wait after failed try number `attempt` (from 1), or None to give up."""
         if attempt >= self.attempts or not self.is_retried(error):
             return None
-        delay = uniform(0.0, min(self.max_delay, self.base_delay * 2**attempt))
+        delay = uniform(0.0, min(self.max_delay, self.base_delay * 2.0 ** min(attempt, 60)))
         retry_after = getattr(error, "retry_after", None)
         if retry_after is not None:
             delay += retry_after  # the jitter is added, so that those who were refused together do not return together
@@ -47,6 +47,7 @@ class RetryPolicy:
 
     @staticmethod
     def is_retried(error: SocaityError) -> bool:
+        """Whether the error says that the job did not run."""
         if isinstance(error, ConnectError):
             return True
         return isinstance(error, APIError) and error.status in _RETRIED_STATUS

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
@@ -19,9 +20,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ._job import Job, JobReference
 from .protocol.description import EndpointDescription, ParameterDescription, TensorDescription
 
 Check = Callable[[Any], Any]
+
+_ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
+
+
+class UnfinishedError(Exception):
+    """A value is a Job or holds one, so that it can be checked only when that has ended. (No ValueError: no option of
+    an `anyOf` may swallow it.)"""
 
 
 def compile_check(parameter: ParameterDescription, endpoint: EndpointDescription) -> Check:
@@ -29,7 +38,7 @@ def compile_check(parameter: ParameterDescription, endpoint: EndpointDescription
     if parameter.tensor is not None:
         return _tensor_check(parameter.tensor, endpoint.batched)
     if parameter.location == "file":
-        return lambda value: value
+        return plain
     schema = parameter.json_schema
     check = _compile(schema, schema)
     if parameter.required or parameter.default is not None:
@@ -38,13 +47,29 @@ def compile_check(parameter: ParameterDescription, endpoint: EndpointDescription
 
 
 def plain(value: Any) -> Any:
-    """Models, dataclasses and enums as plain values; everything else as it is."""
+    """Models, dataclasses and enums as plain values, also inside of lists and mappings; everything else as it is.
+
+    Raises UnfinishedError for a Job.
+    """
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    if kind is list or kind is tuple:
+        return value if _ATOMS.issuperset(map(type, value)) else [plain(item) for item in value]
+    if kind is dict:
+        return (
+            value
+            if _ATOMS.issuperset(map(type, value.values()))
+            else {key: plain(item) for key, item in value.items()}
+        )
+    if isinstance(value, (Job, JobReference)):
+        raise UnfinishedError
     if isinstance(value, Enum):
         return value.value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
+        return plain(dataclasses.asdict(value))
     dump = getattr(value, "model_dump", None)
-    return dump(mode="python") if dump is not None and hasattr(value, "model_fields_set") else value
+    return plain(dump(mode="python")) if dump is not None and hasattr(value, "model_fields_set") else value
 
 
 def _describe(value: Any) -> str:
@@ -102,7 +127,9 @@ def _lazy_reference(reference: str, root: Mapping[str, Any]) -> Check:
         if not compiled:
             target: Any = root
             for part in reference.removeprefix("#").strip("/").split("/"):
-                target = target.get(part.replace("~1", "/").replace("~0", "~"), {}) if part else target
+                if part:
+                    part = part.replace("~1", "/").replace("~0", "~")
+                    target = target.get(part, {}) if isinstance(target, Mapping) else {}
             compiled.append(_compile(target, root))
         return compiled[0](value)
 
@@ -152,13 +179,14 @@ def _of_type(kind: str, schema: Mapping[str, Any], root: Mapping[str, Any]) -> C
 
 
 def _boolean(value: Any) -> Any:
+    value = plain(value)
     if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
         return bool(value)
     raise ValueError(f"expected true or false, got {_describe(value)}")
 
 
 def _null(value: Any) -> Any:
-    if value is None:
+    if plain(value) is None:
         return None
     raise ValueError(f"expected None, got {_describe(value)}")
 
@@ -171,7 +199,7 @@ def _string(schema: Mapping[str, Any]) -> Check:
     ):
         return _bytes
     low, high = schema.get("minLength", 0), schema.get("maxLength")
-    pattern = re.compile(schema["pattern"]) if "pattern" in schema else None
+    pattern = _pattern(schema.get("pattern"))
 
     def check(value: Any) -> Any:
         if type(value) is not str:
@@ -189,6 +217,13 @@ def _string(schema: Mapping[str, Any]) -> Check:
     return check
 
 
+def _pattern(text: Any) -> re.Pattern[str] | None:
+    try:
+        return None if text is None else re.compile(text)
+    except (re.error, TypeError):  # regular expressions of ECMAScript know words that ours do not
+        return None
+
+
 def _is_text_like(value: Any) -> bool:
     return type(value).__module__ in ("datetime", "uuid", "decimal", "pydantic.networks")
 
@@ -204,12 +239,16 @@ def _bytes(value: Any) -> Any:
     if isinstance(value, io.IOBase):
         data = value.read()
         return data.encode() if isinstance(data, str) else data
-    raise ValueError(f"expected bytes, a path or an open file, got {_describe(value)}")
+    raise ValueError(f"expected bytes, a path or an open file, got {_describe(plain(value))}")
 
 
 def _number(kind: str, schema: Mapping[str, Any]) -> Check:
     low, high = schema.get("minimum"), schema.get("maximum")
     above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    if isinstance(above, bool):  # OpenAPI 3.0: true makes `minimum` exclusive
+        low, above = (None, low) if above else (low, None)
+    if isinstance(below, bool):
+        high, below = (None, high) if below else (high, None)
     bounds = " and ".join(
         f"{sign} {bound}"
         for sign, bound in ((">=", low), (">", above), ("<=", high), ("<", below))
@@ -237,11 +276,20 @@ def _number(kind: str, schema: Mapping[str, Any]) -> Check:
             or (below is not None and value >= below)
         ):
             raise ValueError(f"expected a number {bounds}, got {value}")
-        if step is not None and value % step:
+        if step and not _is_multiple(value, step):
             raise ValueError(f"expected a multiple of {step}, got {value}")
         return value
 
     return check
+
+
+def _is_multiple(value: float, step: float) -> bool:
+    if type(value) is int and type(step) is int:
+        return value % step == 0
+    if not math.isfinite(value):
+        return False
+    # 0.3 is no exact multiple of 0.1; in doubt the value is let through, the server checks again
+    return abs(math.remainder(value, step)) <= 1e-9 * max(abs(value), abs(step))
 
 
 def _array(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Check:
@@ -253,7 +301,7 @@ def _array(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Check:
         if hasattr(value, "tolist") and hasattr(value, "dtype"):
             return value
         if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, (Sequence, set, frozenset)):
-            raise ValueError(f"expected a list, got {_describe(value)}")
+            raise ValueError(f"expected a list, got {_describe(plain(value))}")
         if len(value) < low or (high is not None and len(value) > high):
             raise ValueError(
                 f"expected {low} to {'any number of' if high is None else high} items, got {len(value)}"
@@ -297,7 +345,7 @@ def _object(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Check:
 
 
 def _tensor_check(tensor: TensorDescription, batched: bool) -> Check:
-    """Arrays of the right dtype and shape as they are; others of a fitting kind cast; lists made into arrays if numpy is there."""
+    """Arrays of the right dtype and shape as they are, others of a fitting kind cast, lists as arrays if numpy is there."""
     want, item = tensor.dtype, None if tensor.shape is None else tuple(tensor.shape)
     fixed = item is not None and None not in item
     rank = None if item is None else len(item)
@@ -339,6 +387,7 @@ def _tensor_check(tensor: TensorDescription, batched: bool) -> Check:
             if value.ndim and value.format in "bBhHiIqQfd?":
                 return check(_to_numpy(value))
             raise ValueError(f"expected {expected()}, got a memoryview of format {value.format!r}")
+        value = plain(value)
         if isinstance(value, (str, bytes, Mapping)) or value is None:
             raise ValueError(f"expected {expected()}, got {_describe(value)}")
         if not isinstance(value, Sequence) and hasattr(value, "__array__"):
@@ -368,8 +417,10 @@ def _cast(array: Any, want: str | None, expected: Callable[[], str]) -> Any:
     import numpy as np
 
     target = np.dtype(want)
+    if not array.size:
+        return array.astype(target)
     if np.can_cast(array.dtype, target, "same_kind") or (array.dtype.kind in "iub" and target.kind in "fc"):
-        if array.dtype.kind in "iu" and target.kind in "iu" and array.size:
+        if array.dtype.kind in "iu" and target.kind in "iu":
             bounds = np.iinfo(target)
             if int(array.min()) < bounds.min or int(array.max()) > bounds.max:
                 raise ValueError(
@@ -378,7 +429,7 @@ def _cast(array: Any, want: str | None, expected: Callable[[], str]) -> Any:
         return array.astype(target)
     if array.dtype.kind in "iu" and target.kind in "iu":
         bounds = np.iinfo(target)
-        if not array.size or (int(array.min()) >= bounds.min and int(array.max()) <= bounds.max):
+        if int(array.min()) >= bounds.min and int(array.max()) <= bounds.max:
             return array.astype(target)
         raise ValueError(
             f"expected {expected()}, got {array.dtype} values outside {bounds.min} … {bounds.max}"

@@ -16,8 +16,15 @@ from typing import TYPE_CHECKING, Any, Self
 from ._job import Job
 from ._portal import Outbox, Outcome, portal
 from ._retry import RetryPolicy
+from ._schema import UnfinishedError
 from ._signature import make_bind, make_signature
-from .exceptions import ConfigurationError, InvalidInputError, NotFoundError, SocaityError
+from .exceptions import (
+    ConfigurationError,
+    ConnectError,
+    NotFoundError,
+    SocaityError,
+    TransportError,
+)
 from .protocol.description import EndpointDescription, ServiceDescription
 from .transport import Target, Transport
 
@@ -59,6 +66,7 @@ class Service:
     def _reset(self) -> None:
         self._generation = portal.generation
         self._transport: Transport | None = None
+        self._between_tries: dict[Job[Any], asyncio.TimerHandle] = {}
         self._outbox: Outbox[Job[Any]] = Outbox(self._start)
         self._take_back: Callable[[], None] | None = None
 
@@ -121,7 +129,7 @@ class Service:
         endpoint.may_stream = True
         job: Job[Any] = Job(endpoint, {}, job_id)
         job._accepted = True
-        portal.call_soon(lambda: self._wire().attach(job))
+        portal.call_soon(self._attach, job)
         return job
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -184,6 +192,8 @@ class Service:
         self._outbox.put(job)
 
     def _wire(self) -> Transport:
+        if self._closed:
+            raise ConnectError(f"the service {self._target.url} was closed here")
         if self._transport is None:
             self._transport = self._open_wire()
             self._take_back = portal.at_exit(self._transport.aclose)
@@ -195,9 +205,19 @@ class Service:
             job._held = False
         try:
             self._wire().start(jobs)
-        except SocaityError as exc:
+        except Exception as exc:  # the edge of the loop: a fault of the adapter must not hang the callers
             for job in jobs:
-                job.fail(exc)
+                job.fail(_as_ours(exc))
+
+    def _attach(self, job: Job[Any]) -> None:
+        try:
+            self._wire().attach(job)
+        except Exception as exc:  # as in _start
+            job.fail(_as_ours(exc))
+
+    def _try_again(self, job: Job[Any]) -> None:
+        self._between_tries.pop(job, None)
+        self._start([job])
 
     def _retry_later(self, job: Job[Any], error: SocaityError) -> bool:
         """Take the job over after a refusal; False if it is not worth another try."""
@@ -207,11 +227,15 @@ class Service:
         job._attempt += 1
         job._held = True
         logger.debug("job %s was refused (%s); try %d in %.2f s", job.id, error, job._attempt, delay)
-        asyncio.get_running_loop().call_later(delay, self._start, [job])
+        timer = asyncio.get_running_loop().call_later(delay, self._try_again, job)
+        self._between_tries[job] = timer
         return True
 
     def _cancel(self, job: Job[Any]) -> None:
         if job._held:  # between two tries, or waiting for an argument: no service has it
+            timer = self._between_tries.pop(job, None)
+            if timer is not None:
+                timer.cancel()
             job._end_cancelled("cancelled before it was sent")
         elif not job._ended:
             asyncio.get_running_loop().create_task(self._cancel_on_wire(job)).add_done_callback(_log_failure)
@@ -251,6 +275,10 @@ class Service:
         transport, self._transport = self._transport, None
         if self._take_back is not None:
             self._take_back()
+        waiting, self._between_tries = self._between_tries, {}
+        for job, timer in waiting.items():
+            timer.cancel()
+            job.fail(ConnectError(f"the service {self._target.url} was closed before the job was accepted"))
         if transport is not None:
             await transport.aclose()
 
@@ -263,6 +291,7 @@ class Endpoint:
     """
 
     decode: Callable[[Any], Any] | None = None
+    decode_chunk: Callable[[Any], Any] | None = None
 
     def __init__(self, service: Service, description: EndpointDescription) -> None:
         self.service = service
@@ -283,13 +312,11 @@ class Endpoint:
         """Check the arguments and start the job. Raises InvalidInputError."""
         try:
             job: Job[Any] = Job(self, self._bind(args, kwargs))
-        except InvalidInputError:
+        except UnfinishedError:
             from ._pipeline import call_with_jobs
 
-            waiting = call_with_jobs(self, args, kwargs)
-            if waiting is None:
-                raise
-            return waiting
+            self.service._check_open()
+            return call_with_jobs(self, args, kwargs)
         service = self.service
         job.context = copy_context()
         service._submit(job)
@@ -309,6 +336,14 @@ class Endpoint:
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.name}{self.__signature__}>"
+
+
+def _as_ours(exc: Exception) -> SocaityError:
+    if isinstance(exc, SocaityError):
+        return exc
+    error = TransportError(f"the transport failed: {type(exc).__name__}: {exc}")
+    error.__cause__ = exc
+    return error
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import keyword
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Union
 
-from ._schema import compile_check
+from ._schema import UnfinishedError, compile_check, plain
 from .exceptions import InvalidInputError
 from .protocol.description import EndpointDescription, ParameterDescription
 
@@ -27,20 +28,31 @@ _TYPES: dict[str, Any] = {
 def make_signature(endpoint: EndpointDescription) -> inspect.Signature:
     """The signature that a person sees; parameters that are no Python names can only be given as `**{"a-b": 1}`."""
     parameters = []
+    seen: set[str] = set()
     optional_seen = False
     for one in endpoint.parameters:
-        if not one.name.isidentifier() or one.variadic:
+        if not one.name.isidentifier() or keyword.iskeyword(one.name) or one.variadic or one.name in seen:
             continue
+        seen.add(one.name)
         after_optional = one.required and optional_seen
         kind = inspect.Parameter.KEYWORD_ONLY if after_optional else inspect.Parameter.POSITIONAL_OR_KEYWORD
         optional_seen = optional_seen or not one.required
         default = inspect.Parameter.empty if one.required else one.default
         parameters.append(inspect.Parameter(one.name, kind, default=default, annotation=annotation_of(one)))
     parameters.sort(key=lambda parameter: parameter.kind)
-    for one in endpoint.parameters:
-        if one.variadic:
-            parameters.append(inspect.Parameter(one.name, inspect.Parameter.VAR_KEYWORD))
+    variadic = [one.name for one in endpoint.parameters if one.variadic]
+    if variadic:
+        parameters.append(inspect.Parameter(_free_name(variadic[0], seen), inspect.Parameter.VAR_KEYWORD))
     return inspect.Signature(parameters, return_annotation=python_type(endpoint.returns, endpoint.returns))
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """`name` as an identifier that is not among `taken`."""
+    if not name.isidentifier() or keyword.iskeyword(name):
+        name = "others"
+    while name in taken:
+        name += "_"
+    return name
 
 
 def annotation_of(parameter: ParameterDescription) -> Any:
@@ -56,6 +68,13 @@ def annotation_of(parameter: ParameterDescription) -> Any:
 
 def python_type(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int = 0) -> Any:
     """The nearest Python type of a JSON schema; `Any` where there is none."""
+    try:
+        return _python_type(schema, root, depth)
+    except TypeError:  # an enum of lists, an empty anyOf: typing cannot say it
+        return Any
+
+
+def _python_type(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> Any:
     if depth > 8 or not isinstance(schema, Mapping):
         return Any
     if "$ref" in schema:
@@ -90,7 +109,7 @@ def make_bind(endpoint: EndpointDescription) -> Bind:
     """The function that turns `(args, kwargs)` into the arguments that are sent, compiled once per endpoint.
 
     Arguments that were not given are not sent: the server has the defaults. Raises InvalidInputError with the parameter
-    named.
+    named, or UnfinishedError if nothing is wrong except that some arguments are unfinished jobs.
     """
     names = [one.name for one in endpoint.parameters if not one.variadic]
     signature = make_signature(endpoint)
@@ -101,29 +120,33 @@ def make_bind(endpoint: EndpointDescription) -> Bind:
     ]
     checks = {one.name: compile_check(one, endpoint) for one in endpoint.parameters if not one.variadic}
     required = [one.name for one in endpoint.parameters if one.required and not one.variadic]
-    variadic = any(one.variadic for one in endpoint.parameters)
+    other = plain if any(one.variadic for one in endpoint.parameters) else None
     in_order = [(name, checks[name]) for name in positional]
 
     def bind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         arguments: dict[str, Any] = {}
+        unfinished = False
         name = ""
         try:
             if args:
                 if len(args) > len(in_order):
                     raise _too_many(endpoint, len(args), names)
                 for (name, check), value in zip(in_order, args, strict=False):
-                    arguments[name] = check(value)
+                    try:
+                        arguments[name] = check(value)
+                    except UnfinishedError:
+                        arguments[name] = unfinished = True
             for name, value in kwargs.items():
                 if name in arguments:
                     raise InvalidInputError(f"{endpoint.name}() got {name!r} twice", parameter=name)
-                known = checks.get(name)
-                if known is not None:
-                    arguments[name] = known(value)
-                elif variadic:
-                    arguments[name] = value
-                else:
+                known = checks.get(name, other)
+                if known is None:
                     raise _unknown(endpoint, name, names)
-        except (ValueError, TypeError) as exc:
+                try:
+                    arguments[name] = known(value)
+                except UnfinishedError:
+                    arguments[name] = unfinished = True
+        except (ValueError, TypeError, OverflowError, RecursionError) as exc:
             raise InvalidInputError(f"{endpoint.name}({name}=…): {exc}", parameter=name) from exc
         for name in required:
             if name not in arguments:
@@ -131,6 +154,8 @@ def make_bind(endpoint: EndpointDescription) -> Bind:
                     f"{endpoint.name}() needs the argument {name!r}: {endpoint.name}{make_signature(endpoint)}",
                     parameter=name,
                 )
+        if unfinished:
+            raise UnfinishedError
         return arguments
 
     return bind

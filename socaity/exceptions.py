@@ -205,7 +205,7 @@ def from_problem(problem: Mapping[str, Any], *, job_id: str | None = None) -> So
     """The exception that a problem document describes."""
     code = str(problem.get("code") or "api_error")
     message = str(problem.get("detail") or problem.get("title") or code)
-    logs = [str(line) for line in problem.get("logs") or ()]
+    logs = [str(line) for line in logs] if isinstance(logs := problem.get("logs"), (list, tuple)) else []
     if code in _JOB_CODES:
         return _JOB_CODES[code](message, job_id=job_id, logs=logs, code=code)
     if code in _FAILED_CODES:
@@ -217,12 +217,11 @@ def from_problem(problem: Mapping[str, Any], *, job_id: str | None = None) -> So
             error_type=problem.get("error_type"),
             remote_traceback=problem.get("traceback"),
         )
-    status = int(problem.get("status") or 500)
-    retry_after = problem.get("retry_after")
+    status = int(_number(problem.get("status")) or 500)
     kwargs: dict[str, Any] = {
         "status": status,
         "code": code,
-        "retry_after": float(retry_after) if retry_after is not None else None,
+        "retry_after": _number(problem.get("retry_after")),
         "request_id": problem.get("request_id"),
     }
     if status in (401, 403):
@@ -234,6 +233,15 @@ def from_problem(problem: Mapping[str, Any], *, job_id: str | None = None) -> So
     if 400 <= status < 500:
         return InvalidInputError(message, parameter=problem.get("parameter"), **kwargs)
     return ServerError(message, **kwargs)
+
+
+def _number(value: Any) -> float | None:
+    """A number of 0 or more, or None for what is none: a problem document may come from any server."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if 0 <= number < float("inf") else None
 
 
 def to_problem(error: BaseException) -> dict[str, Any]:

@@ -136,7 +136,7 @@ class Transport(ABC):
         try:
             async for event in events:
                 call.deliver(event)
-                if event.is_terminal:
+                if event.is_terminal or call.is_done:
                     return
             raise ProtocolError("the service ended the events of the job without saying how the job ended")
         except SocaityError as exc:
@@ -149,6 +149,10 @@ class Transport(ABC):
             error = TransportError(f"the transport failed: {type(exc).__name__}: {exc}")
             error.__cause__ = exc
             call.fail(error)
+        finally:
+            close = getattr(events, "aclose", None)
+            if close is not None:  # now, and not when the collector finds it
+                await close()
 
     async def _cancel_tasks(self) -> None:
         """For `aclose` of transports that use the default `start`."""

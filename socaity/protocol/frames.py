@@ -88,7 +88,7 @@ class FrameReader:
 
     def __init__(self, max_body: int | None = None) -> None:
         self._max_body = max_body
-        self._buffers: dict[int, tuple[bytearray, int]] = {}
+        self._buffers: dict[int, tuple[bytearray, int]] = {}  # what came, and how much there will be
         self._pending = 0
         self._refused: set[int] = set()
         self.met_too_large = False
@@ -135,12 +135,12 @@ class FrameReader:
                 self._refused.add(number)
                 return
             self._pending += total
-            known = (bytearray(total), 0)
-        buffer, filled = known
-        if filled + len(piece) > len(buffer):
-            raise MalformedError(f"buffer {number} gets more than the {len(buffer)} bytes it announced")
-        buffer[filled : filled + len(piece)] = piece
-        self._buffers[number] = (buffer, filled + len(piece))
+            # grows with what comes, because an announcement alone must cost no memory
+            known = self._buffers[number] = (bytearray(), total)
+        buffer, announced = known
+        if total != announced or len(buffer) + len(piece) > announced:
+            raise MalformedError(f"buffer {number} is not as long as the {announced} bytes it announced")
+        buffer += piece
 
     def _ext_hook(self, code: int, data: bytes) -> Any:
         if code != REFERENCE:
@@ -150,8 +150,8 @@ class FrameReader:
             self._refused.discard(number)
             self.met_too_large = True
             return TooLarge(self._max_body or 0)
-        buffer, filled = self._buffers.pop(number, (None, 0))
-        if buffer is None or filled != len(buffer):
+        buffer, announced = self._buffers.pop(number, (bytearray(), -1))
+        if len(buffer) != announced:
             raise MalformedError(f"buffer {number} was referred to before all of it came")
         self._pending -= len(buffer)
         if len(data) < 9:

@@ -2,20 +2,20 @@
 
 Frames are kept until the other side has acknowledged them. `resume` sends again what a broken connection swallowed, and
 what comes twice is dropped, so every message arrives once and in order, for as long as both sides keep the Link.
-Large arrays are cut in pieces and sent only while little is unacknowledged, so that small messages pass them and a slow
-reader costs the sender a window, not the array.
+Large arrays are cut in pieces and sent only while little is unacknowledged, so that small messages of other calls pass them
+and a slow reader costs the sender a window, not the array.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgpack
 
-from .frames import FRAME_SIZE, FrameReader, FrameWriter, pieces_of
+from .frames import CANCEL, FRAME_SIZE, RESULTS, SUBMIT, WATCH, FrameReader, FrameWriter, pieces_of
 from .messagepack import MalformedError
 
 WINDOW = 4 * 1024 * 1024
@@ -51,7 +51,8 @@ class Link:
         self._kept_bytes = 0
         self._max_unacknowledged = max_unacknowledged
         self.max_message: int | None = None
-        self._bulk: deque[Any] = deque()
+        self._bulk: deque[tuple[Any, Callable[[], list[Any]] | bytes]] = deque()
+        self._in_bulk: Counter[Any] = Counter()
         self.received = 0
         self._acked = 0
         self._unacked_bytes = 0
@@ -102,16 +103,22 @@ class Link:
 
     def send(self, messages: Sequence[Any]) -> None:
         """Send a burst in as few frames as possible."""
+        if not messages:
+            return
+        if len(messages) > 1 and self._in_bulk and any(map(self._follows_bulk, messages)):
+            self._send_halves(messages)
+            return
         try:
             packed = self._writer.pack(messages)
-        except (TypeError, ValueError, OverflowError) as exc:
+        except Exception as exc:  # a foreign array type may raise anything when it is asked for its data
             self._writer.take_large()
             if len(messages) == 1:
                 self._on_unsendable(messages[0], exc)
             else:
                 self._send_halves(messages)
             return
-        if self._writer.large or (len(packed) > self._frame_limit and len(messages) > 1):
+        follows = len(messages) == 1 and self._follows_bulk(messages[0])
+        if follows or self._writer.large or (len(packed) > self._frame_limit and len(messages) > 1):
             large = self._writer.take_large()
             if len(messages) > 1:
                 self._send_halves(messages)
@@ -119,14 +126,22 @@ class Link:
             size = len(packed) + sum(len(data) for _, data in large)
             if self._is_oversize(messages[0], size):
                 return
-            for number, data in large:
-                self._bulk.extend(pieces_of(number, data))
-            self._bulk.append(packed)
+            self._bulk.extend((None, piece) for number, data in large for piece in pieces_of(number, data))
+            self._bulk.append((messages[0], packed))
+            self._in_bulk.update(_keys_of(messages[0]))
             self._pump()
             return
         if len(packed) > self._frame_limit and self._is_oversize(messages[0], len(packed)):
             return
         self._put(packed)
+
+    def _follows_bulk(self, message: Any) -> bool:
+        """Whether another message of its call waits behind large arrays, which it must not pass."""
+        waiting = self._in_bulk
+        return bool(waiting) and (
+            (type(message[1]) is int and message[1] in waiting)
+            or (message[0] in (CANCEL, WATCH) and message[2] in waiting)
+        )
 
     def _is_oversize(self, message: Any, size: int) -> bool:
         if self.max_message is None or size <= self.max_message:
@@ -154,8 +169,15 @@ class Link:
     def _pump(self) -> None:
         bulk = self._bulk
         while bulk and self._write is not None and self._kept_bytes < WINDOW:
-            item = bulk.popleft()
-            self._put(item if type(item) is bytes else self._writer.pack([item()]))
+            message, item = bulk.popleft()
+            if isinstance(item, bytes):
+                for key in _keys_of(message):
+                    self._in_bulk[key] -= 1
+                    if not self._in_bulk[key]:
+                        del self._in_bulk[key]
+                self._put(item)
+            else:
+                self._put(self._writer.pack([item()]))
 
     # -- in ----------------------------------------------------------------------------------------------------------
 
@@ -210,6 +232,13 @@ class Link:
         if self._ack_timer is not None:
             self._ack_timer.cancel()
             self._ack_timer = None
+
+
+def _keys_of(message: Any) -> list[Any]:
+    """The numbers of the calls of a message and, of a SUBMIT, the id of the job."""
+    if message[0] == SUBMIT:
+        return [message[1], message[4]]
+    return list(message[1]) if message[0] == RESULTS else [message[1]]
 
 
 def _peek_seq(data: bytes | bytearray | memoryview) -> int:
