@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .exceptions import APIError, ConnectError, SocaityError
+from .exceptions import APIError, ProtocolError, SocaityError, TransportError
 
 __all__ = ["RetryPolicy"]
 
@@ -48,6 +48,7 @@ class RetryPolicy:
     @staticmethod
     def is_retried(error: SocaityError) -> bool:
         """Whether the error says that the job did not run."""
-        if isinstance(error, ConnectError):
-            return True
+        if isinstance(error, TransportError):
+            # the id of the job makes a repeated submit safe; where it does not, the transport says so (`accept`)
+            return not isinstance(error, ProtocolError)
         return isinstance(error, APIError) and error.status in _RETRIED_STATUS

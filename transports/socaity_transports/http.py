@@ -12,6 +12,7 @@ from socaity.exceptions import (
     ConnectError,
     InvalidInputError,
     JobCancelled,
+    JobLost,
     NotFoundError,
     ProtocolError,
     ServerError,
@@ -140,7 +141,13 @@ class HTTPTransport(Transport):
             read_timeout=CALL_TIMEOUT,
         )
         with self._cancellable(call.id) as local:
-            value = await local.guard(lambda: self._value(request, call.id))
+            try:
+                value = await local.guard(lambda: self._value(request, call.id))
+            except TransportError as exc:
+                if call.endpoint.idempotent or isinstance(exc, ConnectError):
+                    raise
+                call.accept()  # it may have run, so no new try
+                raise JobLost(f"the connection broke while the call ran: {exc}", job_id=call.id) from exc
         yield JobEvent(0, "result", value)
 
     async def _value(self, request: HTTPRequest, job_id: str) -> Any:
