@@ -17,8 +17,11 @@ _USAGE_ERROR = 2
 
 
 def serve(argv: list[str]) -> int:
-    """Serve until interrupted; 2 for wrong usage, 130 after Ctrl-C (uvicorn handles SIGTERM: 0)."""
-    options = _parser().parse_args(argv)
+    """Serve until interrupted; 2 for wrong usage, 130 after Ctrl-C."""
+    try:
+        options = _parser().parse_args(argv)
+    except SystemExit as exc:  # argparse has said why
+        return exc.code if isinstance(exc.code, int) else _USAGE_ERROR
     try:
         router = _load(options.target, options.max_batch_size)
 

@@ -94,7 +94,10 @@ class DataPlane:
             self._start_route(route)
 
     async def aclose(self, grace: float = 10.0) -> None:
-        """Take no more work, give running jobs `grace` seconds, then cancel them, and let go of everything."""
+        """Take no more work, give running jobs `grace` seconds, then cancel them; `start` may follow.
+
+        Models stay loaded: the router has them, and serves them again after the next start.
+        """
         if self._loop is None or self._is_closing:
             return
         self._is_closing = True
@@ -105,9 +108,6 @@ class DataPlane:
         await self.backend.close()
         if isinstance(self.blobs, DirectoryBlobStore):
             self.blobs.close()
-        for route in self.routes.values():
-            if route.close is not None:
-                await asyncio.to_thread(route.close)
         self._loop = None
 
     # Routes

@@ -42,7 +42,6 @@ def model_route(
         max_batch_wait=max_batch_wait,
         tensors=TensorInputs(name, inputs, has_batch_axis=runtime.batched),
         outputs=outputs,
-        close=runtime.close,
     )
 
 

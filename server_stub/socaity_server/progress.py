@@ -99,7 +99,7 @@ class Channel:
         self._scheduled = False
         self._closed = False
         self._waiter: asyncio.Future[None] | None = None
-        self._room = threading.Event()
+        self._room: threading.Event | None = None
         self.is_cancelled = False
 
     def put(self, kind: str, data: Any = None) -> None:
@@ -117,6 +117,8 @@ class Channel:
     def wait_for_room(self) -> None:
         """Block the calling thread while the loop is far behind."""
         while len(self._items) > _MANY and not (self._closed or self.is_cancelled):
+            if self._room is None:
+                self._room = threading.Event()
             self._room.clear()
             if len(self._items) > _MANY:
                 self._room.wait(1.0)
@@ -129,17 +131,21 @@ class Channel:
         items = list(self._items)
         for _ in items:
             self._items.popleft()
-        self._room.set()
+        self._make_room()
         return items
 
     def cancel(self) -> None:
         self.is_cancelled = True
-        self._room.set()
+        self._make_room()
 
     def close(self) -> None:
         self._closed = True
         self._items.clear()
-        self._room.set()
+        self._make_room()
+
+    def _make_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
 
     def _wake(self) -> None:
         self._scheduled = False

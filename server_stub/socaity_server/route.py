@@ -67,7 +67,6 @@ class Route:
     batch_threads: int = 1
     tensors: TensorInputs | None = None
     outputs: tuple[str, ...] = ()
-    close: Callable[[], None] | None = None
     by_name: dict[str, Parameter] = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:

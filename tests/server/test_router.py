@@ -9,6 +9,7 @@ from typing import Any, Literal
 import httpx
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from pydantic import BaseModel
 
 from socaity.exceptions import ConfigurationError, InvalidInputError
@@ -27,14 +28,8 @@ class Doubler(Runtime):
     outputs = (TensorSpec("y", "float32", (None, 2)),)
     batched = True
 
-    def __init__(self) -> None:
-        self.is_closed = False
-
     def run(self, inputs: Any) -> Any:
         return {"y": inputs["x"] * 2}
-
-    def close(self) -> None:
-        self.is_closed = True
 
 
 def test_unknown_provider_and_environment_name_the_valid_ones() -> None:
@@ -288,12 +283,23 @@ async def test_wrong_features_are_refused(
     assert any(part in answer_text for part in [text.replace("\\", ""), text]), answer_text
 
 
-async def test_model_is_closed_with_the_service(router: SocaityRouter) -> None:
-    model = Doubler()
-    router.add_model(model, name="double")
-    await router.dataplane.start()
+async def test_service_with_a_model_can_be_started_again(router: SocaityRouter) -> None:
+    router.add_model(Doubler(), name="double")
+    for _ in range(2):
+        await router.dataplane.start()
+        result = await router.dataplane.invoke(router.dataplane.route("double"), {"x": [1, 2]})
+        assert result.tolist() == [2, 4]
+        await router.dataplane.aclose()
+
+
+async def test_model_answers_below_a_mount(router: SocaityRouter) -> None:
+    router.add_model(Doubler(), name="double")
+    outer = FastAPI()
+    outer.mount("/inner", router.app)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(outer), base_url="http://test") as client:
+        answer = await client.post("/inner/predict/double", json={"features": [[1, 2]]})
+    assert answer.json()["predictions"] == [[2, 4]]
     await router.dataplane.aclose()
-    assert model.is_closed
 
 
 async def test_openapi_describes_every_route(router: SocaityRouter, client: httpx.AsyncClient) -> None:

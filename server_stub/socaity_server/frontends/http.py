@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from socaity.exceptions import APIError, InvalidInputError, NotFoundError, SocaityError
 from socaity.protocol.description import PROTOCOL, ServiceDescription
@@ -48,8 +48,8 @@ class SocaityApp(FastAPI):
         self.max_body = max_body
         self.max_blob = max_blob
         self.grace = grace
-        self.check: Any = None
-        self._hot: dict[str, Any] = {}
+        self.check: Callable[[], None] | None = None
+        self._hot: dict[str, ASGIApp] = {}
         self._socket = WebSocketFrontend(dataplane, max_body=max_body)
         self.add_exception_handler(SocaityError, _on_error)
         self.add_exception_handler(HTTPException, self._on_http_error)
@@ -87,8 +87,11 @@ class SocaityApp(FastAPI):
             self._hot[route.path] = handler
 
         async def call(request: Request) -> Response:
-            return await self._call(route, request)
+            hot = self._hot.get(route.path)
+            # Only below a mount does the path not lead to the handler at once.
+            return await self._call(route, request) if hot is None else _Delegate(hot)
 
+        self.openapi_schema = None
         for method in route.methods:
             self.add_api_route(
                 route.path,
@@ -357,6 +360,17 @@ class SocaityApp(FastAPI):
         for name, value in (error.headers or {}).items():
             response.headers[name] = value
         return response
+
+
+class _Delegate(Response):
+    """Lets a plain ASGI handler answer."""
+
+    def __init__(self, handler: ASGIApp) -> None:
+        self.handler = handler
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.handler(scope, receive, send)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
