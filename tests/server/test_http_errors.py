@@ -95,16 +95,16 @@ async def test_large_bodies_are_413_with_the_limit() -> None:
     router = SocaityRouter(max_body=1000, max_blob=2000, grace=0.1)
     router.add_route("/size")(len_of)
     async with open_client(router) as client:
-        check(await client.post("/size", json={"text": "x" * 1000}), 413, "body_too_large", "1000")
+        check(await client.post("/size", json={"text": "x" * 1000}), 413, "too_large", "1000")
 
         async def chunks() -> Any:
             for _ in range(20):
                 yield b"x" * 100
 
-        check(await client.post("/size", content=chunks(), headers=JSON), 413, "body_too_large", "1000")
+        check(await client.post("/size", content=chunks(), headers=JSON), 413, "too_large", "1000")
         files = {"text": b"x" * 2000}
-        check(await client.post("/size", files=files), 413, "body_too_large", "1000")
-        check(await client.put(f"/blobs/{'0' * 64}", content=b"x" * 2001), 413, "body_too_large")
+        check(await client.post("/size", files=files), 413, "too_large", "1000")
+        check(await client.put(f"/blobs/{'0' * 64}", content=b"x" * 2001), 413, "too_large")
 
 
 def len_of(text: str) -> int:

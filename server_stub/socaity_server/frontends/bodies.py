@@ -62,7 +62,7 @@ def too_large(max_body: int) -> InvalidInputError:
     return InvalidInputError(
         f"The body is larger than {max_body} bytes, the limit of this service; upload large values with PUT /blobs.",
         status=413,
-        code="body_too_large",
+        code="too_large",
     )
 
 

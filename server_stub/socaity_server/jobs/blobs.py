@@ -54,7 +54,7 @@ class DirectoryBlobStore(BlobStore):
                 size += len(chunk)
                 if size > max_size:
                     raise InvalidInputError(
-                        f"A blob may have {max_size} bytes at most.", status=413, code="body_too_large"
+                        f"A blob may have {max_size} bytes at most.", status=413, code="too_large"
                     )
                 buffer.append(chunk)
                 buffered += len(chunk)
