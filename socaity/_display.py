@@ -2,15 +2,380 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import os
 import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import Context, copy_context
+from dataclasses import dataclass
 from typing import Any
 
+from . import _lines
+from ._lines import Line, Reading
+from ._portal import portal
+from .protocol.events import JobStatus
 
-def tell(text: str) -> None:
-    """One line to the person at the keyboard."""
-    sys.stderr.write(f"\n{text}\n")
-    sys.stderr.flush()
+logger = logging.getLogger(__name__)
+
+_QUEUED, _RUNNING, _SUCCEEDED = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.SUCCEEDED
+_FORK_GRACE = 1.0
 
 
-def begin(waited: Any) -> None:
-    """Somebody begins to wait for a Job or JobGroup."""
+class Display:
+    """All that is shown of the jobs and groups that are waited for in this process.
+
+    `begin` only notes the wait, for it is called for every job. A timer on the portal's loop, alive while anything is waited
+    for, shows what lasts; `update`, called just before something ends, closes its line before the waiting code goes on.
+    """
+
+    show_after = 0.5
+    """Seconds of waiting before anything is shown."""
+    tick = 0.1
+    let_go_after = 1.0
+    """Seconds between two looks at who still waits; a line that nobody waits for at both is taken away."""
+    max_lines = 8
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(
+                before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._reset
+            )
+        self._reset()
+
+    def _reset(self) -> None:
+        for line in self._open_lines() if hasattr(self, "_waits") else ():
+            line.abandon()
+        self._lock = threading.RLock()  # whoever draws holds it
+        self._fresh: dict[Any, Context] = {}  # begun since the last tick
+        self._waits: dict[Any, _Wait] = {}
+        self._total: _Total | None = None
+        self._cohort = 0.0  # when the oldest wait of those that are counted began
+        self._ended = self._failed = 0
+        self._look_at = 0.0
+        self._awake = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._take_back: Callable[[], None] | None = None
+
+    # -- called by Job and JobGroup ----------------------------------------------------------------------------------
+
+    def begin(self, waited: Any) -> None:
+        """Somebody begins to wait for a Job or JobGroup; from any thread."""
+        waited._display = self
+        # with the context, output finds its notebook cell
+        self._fresh[waited] = copy_context()
+        if not self._awake:
+            self._wake()
+
+    def update(self, waited: Any) -> None:
+        """Something was reported; if it is the end, the line is closed here, else the next tick draws."""
+        status = getattr(waited, "_status", None)  # None: a group, which calls only at its end
+        if status is _QUEUED or status is _RUNNING:
+            return
+        wait = None
+        if self._fresh.pop(waited, None) is None:
+            wait = self._waits.pop(waited, None)
+        if status is None:
+            done, failed = _count(waited)
+            self._ended += done
+            self._failed += failed
+        else:
+            self._ended += 1
+            if status is not _SUCCEEDED:
+                self._failed += 1
+        if self._total is not None or (wait is not None and wait.line is not None):
+            try:
+                with self._lock:
+                    self._show_end(waited, wait)
+            except Exception:
+                logger.debug("the end of %r could not be shown", waited, exc_info=True)
+
+    def tell(self, text: str) -> None:
+        """One line to the person at the keyboard; lines that nobody waits for any more go first."""
+        with self._lock, suppress(Exception):
+            stream = sys.stderr
+            had_bar = any(line.is_live for line in self._open_lines())
+            for waited, wait in list(self._waits.items()):
+                if not _has_waiters(waited):
+                    self._let_go(waited, wait)
+            if had_bar:
+                _lines.bar_class(False).write(text, file=stream)
+            elif stream is not None:
+                # a terminal has just echoed ^C
+                stream.write(f"\n{text}\n" if stream.isatty() else f"{text}\n")
+                stream.flush()
+
+    # -- the timer ---------------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        self._awake = True
+        portal.call_soon(self._start_timer)
+
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            self._arm()
+
+    def _arm(self) -> None:
+        if self._take_back is None:
+            self._take_back = portal.at_exit(self._aclose)
+        self._timer = asyncio.get_running_loop().call_later(self.tick, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._turn()
+        if not self._waits and not self._fresh:
+            if self._take_back is not None:
+                self._take_back()
+                self._take_back = None
+            self._awake = False
+            if not self._fresh:
+                return
+            self._awake = True  # begun between the two looks
+        self._arm()
+
+    async def _aclose(self) -> None:
+        with self._lock, suppress(Exception):
+            for line in self._open_lines():
+                line.drop()
+            self._waits.clear()
+            self._total = None
+
+    def _turn(self) -> None:
+        now = self._clock()
+        try:
+            with self._lock:
+                self._take_fresh(now)
+                if now >= self._look_at:
+                    self._look_at = now + self.let_go_after
+                    self._look_who_waits()
+                self._draw(now)
+        except Exception:
+            logger.debug("the progress could not be shown", exc_info=True)
+            self._waits.clear()
+            self._total = None
+
+    def _take_fresh(self, now: float) -> None:
+        for waited in list(self._fresh):
+            context = self._fresh.pop(waited, None)
+            if context is not None and not waited._ended:
+                self._waits.setdefault(waited, _Wait(context, now))
+        oldest = next(iter(self._waits.values()), None)
+        if self._total is None and (oldest is None or oldest.began > self._cohort):
+            self._cohort = now if oldest is None else oldest.began
+            self._ended = self._failed = 0
+
+    def _look_who_waits(self) -> None:
+        for waited, wait in list(self._waits.items()):
+            if waited._ended or (wait.is_idle and not _has_waiters(waited)):
+                self._let_go(waited, wait)
+            else:
+                wait.is_idle = not _has_waiters(waited)
+
+    def _let_go(self, waited: Any, wait: _Wait) -> None:
+        waited._display = None  # so that the next wait begins again
+        self._waits.pop(waited, None)
+        if wait.line is not None:
+            wait.context.run(wait.line.drop)
+        if self._total is not None and not self._waits:
+            self._total.context.run(self._total.line.drop)
+            self._total = None
+
+    # -- drawing, under the lock -------------------------------------------------------------------------------------
+
+    def _open_lines(self) -> list[Line]:
+        lines = [wait.line for wait in list(self._waits.values()) if wait.line is not None]
+        return lines if self._total is None else [*lines, self._total.line]
+
+    def _draw(self, now: float) -> None:
+        if self._total is None:
+            ready = self._ready(now)
+            if len(ready) <= self.max_lines:
+                for waited, wait in ready:
+                    wait.context.run(_draw_wait, wait, _read(waited, now), now)
+                return
+            self._open_total(ready, now)
+        if self._total is not None:
+            self._total.context.run(self._total.line.draw, self._read_total(now), now)
+
+    def _ready(self, now: float) -> list[tuple[Any, _Wait]]:
+        """What is waited for long enough to be shown; one more than there is room for is enough to know."""
+        ready: list[tuple[Any, _Wait]] = []
+        for waited, wait in list(self._waits.items()):
+            if now - wait.began < self.show_after or len(ready) > self.max_lines:
+                break
+            if _is_member_of(waited, self._waits):
+                if wait.line is not None:
+                    wait.context.run(wait.line.drop)
+                    wait.line = None
+            elif _wants_line(waited):
+                ready.append((waited, wait))
+        return ready
+
+    def _open_total(self, ready: list[tuple[Any, _Wait]], now: float) -> None:
+        for wait in self._waits.values():
+            if wait.line is not None:
+                wait.context.run(wait.line.drop)
+                wait.line = None
+        context = ready[-1][1].context
+        started = min(_created(waited, now) for waited, _ in ready)
+        line = context.run(_lines.open_line, _read_count("jobs", *self._counts(), now - started), now)
+        self._total = _Total(context, line, started)
+
+    def _counts(self) -> tuple[int, int, int]:
+        done, failed, total = self._ended, self._failed, self._ended
+        for waited in [*self._waits, *self._fresh]:
+            if _is_group(waited):
+                more, bad = _count(waited)
+                done, failed, total = done + more, failed + bad, total + len(waited._members)
+            else:
+                total += 1
+        return done, failed, total
+
+    def _read_total(self, now: float) -> Reading:
+        assert self._total is not None
+        return _read_count("jobs", *self._counts(), now - self._total.started)
+
+    def _show_end(self, waited: Any, wait: _Wait | None) -> None:
+        now = self._clock()
+        if wait is not None and wait.line is not None:
+            wait.context.run(wait.line.finish, *_ending(waited, now))
+        elif self._total is not None and not self._waits and not self._fresh:
+            total, self._total = self._total, None
+            text = f"jobs: {_ended_text(self._ended, self._failed)} after {_duration(now - total.started)}"
+            total.context.run(total.line.finish, text, not self._failed)
+            self._ended = self._failed = 0
+
+    # -- fork: the child must not find the lock taken, nor the parent's lines -------------------------------------------
+
+    def _before_fork(self) -> None:
+        self._lock.acquire(timeout=_FORK_GRACE)
+
+    def _after_fork(self) -> None:
+        with suppress(RuntimeError):  # a stuck stderr kept it from us
+            self._lock.release()
+
+
+class _Wait:
+    __slots__ = ("began", "context", "is_idle", "line")
+
+    def __init__(self, context: Context, began: float) -> None:
+        self.context = context
+        self.began = began
+        self.is_idle = False
+        self.line: Line | None = None
+
+
+@dataclass(slots=True)
+class _Total:
+    """The one line that stands for many."""
+
+    context: Context
+    line: Line
+    started: float
+
+
+def _draw_wait(wait: _Wait, reading: Reading, now: float) -> None:
+    if wait.line is None:
+        wait.line = _lines.open_line(reading, now)
+    else:
+        wait.line.draw(reading, now)
+
+
+# -- what there is to say ----------------------------------------------------------------------------------------------
+
+
+def _read(waited: Any, now: float) -> Reading:
+    elapsed = now - _created(waited, now)
+    if _is_group(waited):
+        total = len(waited._members)
+        name = _one_line(waited._members[0]._endpoint.name) if waited._window else "jobs"
+        return _read_count(name, *_count(waited), total if waited._is_fed else None, elapsed)
+    name, message = _one_line(waited._endpoint.name), _one_line(waited._progress.message or "")
+    fraction = waited._progress.fraction
+    if fraction is None:
+        return Reading(name, None, ", ".join(filter(None, (_duration(elapsed), _state(waited), message))))
+    left = waited.eta
+    times = _duration(elapsed) if left is None else f"{_duration(elapsed)}<{_duration(left)}"
+    return Reading(name, min(max(fraction, 0.0), 1.0), ", ".join(filter(None, (times, message))))
+
+
+def _read_count(name: str, done: int, failed: int, total: int | None, elapsed: float) -> Reading:
+    times = _duration(elapsed)
+    fraction = done / total if total else None
+    if fraction:
+        times += f"<{_duration(elapsed * (1 - fraction) / fraction)}"
+    count = f"{done}/{total}" if total is not None else f"{done} ended"
+    notes = (count, f"{failed} failed" if failed else "", times)
+    return Reading(name, fraction, ", ".join(filter(None, notes)))
+
+
+def _state(job: Any) -> str:
+    before = job.queue_position
+    return f"{job._status}, {before} before" if before is not None else str(job._status)
+
+
+def _ending(waited: Any, now: float) -> tuple[str, bool]:
+    after = f"after {_duration(now - _created(waited, now))}"
+    if _is_group(waited):
+        done, failed = _count(waited)
+        return f"{_read(waited, now).name}: {_ended_text(done, failed)} {after}", not failed
+    return f"{_one_line(waited._endpoint.name)}: {waited._status} {after}", waited._error is None
+
+
+def _ended_text(done: int, failed: int) -> str:
+    return f"{done - failed} of {done} succeeded"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(max(seconds, 0.0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+
+
+def _one_line(text: str, limit: int = 120) -> str:
+    """Without anything that moves the cursor."""
+    return "".join(char if char.isprintable() else " " for char in str(text)[:limit]).strip()
+
+
+# -- what a Job or JobGroup is asked -----------------------------------------------------------------------------------
+
+
+def _is_group(waited: Any) -> bool:
+    return hasattr(waited, "_members")
+
+
+def _count(group: Any) -> tuple[int, int]:
+    """How many members have ended, and how many of these not well."""
+    return group._completed, sum(job._error is not None for job in group._members)
+
+
+def _created(waited: Any, now: float) -> float:
+    if _is_group(waited):
+        return min((job._created for job in waited._members[:1]), default=now)
+    return waited._created  # type: ignore[no-any-return]
+
+
+def _wants_line(waited: Any) -> bool:
+    """False for a group that has no members yet, or whose service is silent."""
+    if not _is_group(waited):
+        return True
+    return bool(waited._members) and waited._members[0]._endpoint.service.shows_progress
+
+
+def _has_waiters(waited: Any) -> bool:
+    """Whether a thread or task waits; callbacks and groups do not count."""
+    return any(getattr(waiter, "__name__", "") == "wake" for waiter in list(waited._waiters or ()))
+
+
+def _is_member_of(waited: Any, groups: dict[Any, _Wait]) -> bool:
+    owners = [getattr(waiter, "__self__", None) for waiter in list(waited._waiters or ())]
+    return any(_is_group(owner) and owner in groups for owner in owners)
+
+
+_display = Display()
+begin = _display.begin
+tell = _display.tell
