@@ -47,7 +47,7 @@ class TensorInputs:
         self._only = inputs[0] if len(inputs) == 1 else None
         self.prepare: Callable[[Mapping[str, Any]], Prepared] = self._prepare
         if self._only is not None and has_batch_axis and _is_fixed(self._only):
-            self.prepare = _fast_prepare(self._only, self._prepare)
+            self.prepare = _fast_prepare(self._only, self._takers[self._only.name], self._prepare)
 
     def describe(self, name: str) -> TensorDescription:
         item = self.inputs[name]
@@ -99,7 +99,7 @@ def _is_fixed(item: TensorInput) -> bool:
 
 
 def _fast_prepare(
-    item: TensorInput, slow: Callable[[Mapping[str, Any]], Prepared]
+    item: TensorInput, take: _Taker, slow: Callable[[Mapping[str, Any]], Prepared]
 ) -> Callable[[Mapping[str, Any]], Prepared]:
     """For one input of a known shape: an array that fits is recognised with a few comparisons."""
     name, shape = item.name, item.item_shape
@@ -116,6 +116,9 @@ def _fast_prepare(
                     return {name: array[None]}, 1, True
                 if len(found) == rank + 1 and found[1:] == shape and found[0]:
                     return {name: array}, found[0], False
+            array, is_single = take(array)
+            if array.shape[0]:
+                return {name: array}, array.shape[0], is_single
         return slow(arguments)
 
     return prepare
@@ -165,6 +168,11 @@ def _as_array(name: str, item: TensorInput, value: Any) -> np.ndarray[Any, Any]:
 def _cast(name: str, array: np.ndarray[Any, Any], dtype: np.dtype[Any], value: Any) -> np.ndarray[Any, Any]:
     """`array` as `dtype` where no meaning is lost: any number as a float, whole numbers in range as an integer."""
     source, target = array.dtype.kind, dtype.kind
+    if target == "f" and (source == "f" or source == "i"):
+        if array.dtype.itemsize <= dtype.itemsize:
+            return array.astype(dtype)
+        with np.errstate(over="ignore"):
+            return array.astype(dtype)
     if target == "O" or source == target == "b":
         return array.astype(dtype)
     if source not in "biuf" + ("c" if target == "c" else "") or (source == "b") != (target == "b"):

@@ -31,6 +31,7 @@ __all__ = ["SocaityApp"]
 _logger = logging.getLogger(__name__)
 _MAX_PAGE = 1000
 _BLOB_CHUNK = 2**18
+_CLIENT_CLOSED_REQUEST = 499
 
 
 class SocaityApp(FastAPI):
@@ -53,6 +54,7 @@ class SocaityApp(FastAPI):
         self._socket = WebSocketFrontend(dataplane, max_body=max_body)
         self.add_exception_handler(SocaityError, _on_error)
         self.add_exception_handler(HTTPException, self._on_http_error)
+        self.add_exception_handler(ClientDisconnect, _on_disconnect)
         self.add_exception_handler(Exception, _on_bug)
         self._mount()
 
@@ -375,6 +377,11 @@ class _Delegate(Response):
 
 async def _on_error(request: Request, error: Exception) -> Response:
     return problem_response(error)
+
+
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    """Nobody reads it; without it the server would log an error."""
+    return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import orjson
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from socaity.exceptions import InvalidInputError, SocaityError
@@ -77,6 +78,8 @@ class ModelHandler:
             result = await self._run(arguments)
             if as_features:
                 result = {"model": self.name, "predictions": result}
+        except ClientDisconnect:
+            return  # nobody is left to answer
         except SocaityError as error:
             await self._refuse(error, scope, receive, send)
             return
@@ -144,7 +147,7 @@ class ModelHandler:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise asyncio.CancelledError
+                raise ClientDisconnect
             chunk = message.get("body", b"")
             chunks.append(chunk)
             size += len(chunk)
