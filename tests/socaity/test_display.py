@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -597,8 +598,7 @@ class Scripted(Transport):
         await self._cancel_tasks()
 
 mode = sys.argv[1]
-if mode != "default":
-    Display.show_after = Display.tick = 0.0
+Display.show_after = Display.tick = 0.0
 service = socaity.connect("scripted://", transport=Scripted())
 if mode == "leave":  # the program ends while somebody waits
     threading.Thread(target=lambda: service.draw().exception(), daemon=True).start()
@@ -681,7 +681,7 @@ def test_a_terminal_shows_a_live_bar(columns: int) -> None:
         out, _ = program.communicate(b"\n", timeout=DEADLINE)
     shown = terminal.read_until(None)
     terminal.close()
-    assert shown.endswith("\rdraw: succeeded after 00:00\r\n")
+    assert re.search(r"\rdraw: succeeded after \d\d:\d\d\r\n$", shown)
     assert max(len(line) for line in shown.replace("\n", "\r").split("\r")) <= 80
     assert out.decode().splitlines() == ["a picture", "tqdm threads: [] multiprocessing: False"]
 
@@ -719,13 +719,12 @@ def test_a_log_has_no_escapes_and_no_carriage_returns() -> None:
     assert not set(text) & {"\r", "\x1b"}
     lines = text.splitlines()
     assert lines[0].startswith("draw: ")
-    assert lines[-1] == "draw: succeeded after 00:00"
+    assert lines[-1].startswith("draw: succeeded after ")
     assert len(lines) == 2
 
 
-@pytest.mark.parametrize(("mode", "environment"), [("show", {"SOCAITY_PROGRESS": "0"}), ("default", {})])
-def test_nothing_is_shown_if_silenced_or_short(mode: str, environment: dict[str, str]) -> None:
-    with start_program(mode, subprocess.PIPE, **environment) as program:
+def test_the_environment_silences_it() -> None:
+    with start_program("show", subprocess.PIPE, SOCAITY_PROGRESS="0") as program:
         out, err = program.communicate(b"\n", timeout=DEADLINE)
     assert out.decode().startswith("a picture")
     assert err == b""
@@ -751,4 +750,7 @@ def test_real_waits_are_shown(service: socaity.Service, log: Log, monkeypatch: p
     say(job, "result", 1)
     thread.join(DEADLINE)
     assert got == [1]
-    assert log.lines() == ["draw: 00:00, queued", "draw: succeeded after 00:00"]
+    assert [line.rstrip("0123456789:") for line in log.lines()] == [
+        "draw: 00:00, queued",
+        "draw: succeeded after ",
+    ]
