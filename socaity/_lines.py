@@ -67,6 +67,8 @@ class Bar:
             self._bar.write(text, file=self._stream)
 
     def drop(self) -> None:
+        if self._is_widget:
+            self._bar.n = 1.0  # tqdm colours an unfinished widget red and keeps it
         self._bar.close()
 
     def abandon(self) -> None:
