@@ -26,7 +26,7 @@ DEADLINE = 30.0
 def main() -> None:
     """Run every part against one server."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # not every terminal has block characters
+        sys.stdout.reconfigure(errors="replace")  # not every terminal has lines to draw
     held_out = np.load(HERE / "models" / "digits_held_out.npz")
     pixels, labels = held_out["x"].astype(np.float32), held_out["y"]
     with running_server() as url, socaity.connect(url, progress=False) as service:
@@ -36,7 +36,7 @@ def main() -> None:
         show_digits(service, pixels)
         is_right = show_accuracy(service, pixels, labels)
         show_stream(service, pixels[0])
-        show_job(service, is_right)
+        show_job(url, is_right)
         show_pipeline(service, pixels[:6])
         show_rate(service, pixels)
     print("\nThe server was stopped.")
@@ -105,27 +105,14 @@ def show_stream(service: socaity.Service, row: np.ndarray) -> None:
     print()
 
 
-def show_job(service: socaity.Service, is_right: np.ndarray) -> None:
+def show_job(url: str, is_right: np.ndarray) -> None:
+    """The only part with a bar: socaity shows one for a wait of more than half a second, unless it is told not to."""
     title("A job that says how far it is")
-    job = service.interval(is_right)
-    low, high = watched(job)
+    with socaity.connect(url) as service:
+        job = service.interval(is_right, rounds=600)
+        low, high = job.result(timeout=DEADLINE)
+    print(f"  {job.progress.fraction:.0%}, {job.progress.message}")
     print(f"  95 % interval of the accuracy: {low:.1%} to {high:.1%}")
-
-
-def watched(job: socaity.Job[list[float]]) -> list[float]:
-    """The result, with a bar until it is there: redrawn in a terminal, and once otherwise."""
-    while True:
-        try:
-            result = job.result(timeout=0.05)
-        except TimeoutError:
-            result = None
-        if result is not None or sys.stdout.isatty():
-            fraction = job.progress.fraction or 0.0
-            bar = "█" * int(30 * fraction)
-            print(f"\r  {bar:░<30} {fraction:4.0%}  {job.progress.message or ''}", end="", flush=True)
-        if result is not None:
-            print()
-            return result
 
 
 def show_pipeline(service: socaity.Service, pixels: np.ndarray) -> None:
