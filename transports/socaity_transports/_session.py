@@ -50,7 +50,7 @@ class ClientSession:
         self._session: str | None = None
         self._n = 0
         self._calls: dict[int, Call] = {}
-        self._sent: set[int] = set()
+        self._numbers: dict[str, int] | None = None
         self._requests: dict[int, asyncio.Future[Any]] = {}
         self._waiting: list[tuple[Call, bool]] = []
         self._is_open = False
@@ -106,10 +106,18 @@ class ClientSession:
                 call.accept()
                 call.fail(JobCancelled("cancelled before it was sent", job_id=job_id))
                 return
-        number = next(
-            (n for n, call in self._calls.items() if call.endpoint.direct and call.id == job_id), None
-        )
+        number = self._direct_numbers().get(job_id)
         await self.request([CANCEL, 0, job_id if number is None else number])
+
+    def _direct_numbers(self) -> dict[str, int]:
+        """The numbers of the direct calls by job id; made once for all cancels of a loop turn, for there may be many."""
+        if self._numbers is None:
+            self._numbers = {call.id: n for n, call in self._calls.items() if call.endpoint.direct}
+            asyncio.get_running_loop().call_soon(self._forget_numbers)
+        return self._numbers
+
+    def _forget_numbers(self) -> None:
+        self._numbers = None
 
     async def describe(self) -> ServiceDescription:
         return ServiceDescription.model_validate(await self.request([DESCRIBE, 0]))
