@@ -314,8 +314,8 @@ def _read_count(name: str, done: int, failed: int, total: int | None, elapsed: f
 
 
 def _state(job: Any) -> str:
-    before = job.queue_position
-    return f"{job._status}, {before} before" if before is not None else str(job._status)
+    place = job.queue_position
+    return f"{job._status}, place {place}" if place is not None else str(job._status)
 
 
 def _ending(waited: Any, now: float) -> tuple[str, bool]:

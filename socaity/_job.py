@@ -118,12 +118,14 @@ class Job(Waitable, Generic[T]):
 
     @property
     def progress(self) -> Progress:
-        """How far it is, as last reported."""
+        """How far it is, as last reported; 1 after success."""
+        if self._status is JobStatus.SUCCEEDED:
+            return Progress(1.0, self._progress.message)
         return self._progress
 
     @property
     def queue_position(self) -> int | None:
-        """How many jobs are before this one, or None if it is not waiting or nobody said."""
+        """Its place in the queue, 1 being the next, or None if it is not waiting or nobody said."""
         return self._position if self._status is JobStatus.QUEUED else None
 
     @property

@@ -127,6 +127,9 @@ class Run:
                     self._stop()
                 elif kind == "timeout":
                     self._give_up()
+                elif kind == "flush":
+                    # not compared with the clock again: the timers of uvloop may fire up to a millisecond early
+                    await self._emit_progress(force=True)
             await self._emit_progress()
 
     async def _emit_progress(self, *, force: bool = False) -> None:

@@ -33,7 +33,7 @@ DESCRIBE = 6  # [6, n]
 # both ways
 BUFFER = 7  # [7, buffer number, total bytes, piece]
 # server to client
-WELCOME = 16  # [16, {"session", "resumed", "received", "instance", "max_body", "description"}]
+WELCOME = 16  # [16, {"session", "resumed", "received", "instance", "max_body"}]
 RESULT = 17  # [17, n, value]
 ERROR = 18  # [18, n, problem]
 EVENT = 19  # [19, n, seq, kind, data]

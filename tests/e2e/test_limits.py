@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -33,7 +35,9 @@ def service(server: ServerProcess) -> Iterator[socaity.Service]:
 
 @pytest.mark.parametrize("argument", [np.zeros(1_000_000, np.uint8), "x" * 1_000_000], ids=["array", "text"])
 @pytest.mark.parametrize("wire", ["websocket", "http"])
-def test_oversize_arguments_are_refused_and_other_calls_go_on(server: ServerProcess, wire: str, argument: object) -> None:
+def test_oversize_arguments_are_refused_and_other_calls_go_on(
+    server: ServerProcess, wire: str, argument: object
+) -> None:
     url = server.url.replace("http", "ws") if wire == "websocket" else server.url
     with socaity.connect(url, transport=wire, progress=False) as service:
         waiting = service.wait_at(f"gate-{wire}-{type(argument).__name__}")
@@ -68,6 +72,8 @@ def test_server_refuses_oversize_buffers_itself(server: ServerProcess, service: 
         msgpack.packb([1, 0, [[99, 1]]]),
         msgpack.packb([1, 0, [["x"]]]),
         msgpack.packb([1, 0, [[2, 1]]]),
+        msgpack.packb([1, 0, [[2, 1, "size", [1]]]]),
+        msgpack.packb([1, 0, [[2, "x", "size", {}]]]),
         msgpack.packb([1, 5, []]),
         msgpack.packb([7, 0, []]),
         msgpack.packb([1, 0, [[2, 1, "size", {"x": msgpack.ExtType(1, b"\xff")}]]]),
@@ -95,7 +101,10 @@ def test_page_of_another_origin_may_not_open_the_socket(server: ServerProcess) -
     from websockets.exceptions import InvalidStatus
 
     url = server.url.replace("http", "ws") + "/ws"
-    with pytest.raises(InvalidStatus), open_websocket(url, subprotocols=[PROTOCOL], origin="https://evil.example"):  # type: ignore[arg-type]
+    with (
+        pytest.raises(InvalidStatus),
+        open_websocket(url, subprotocols=[PROTOCOL], origin="https://evil.example"),
+    ):  # type: ignore[arg-type]
         pass
 
 
@@ -124,3 +133,39 @@ def test_host_that_speaks_something_else_is_a_protocol_error() -> None:
             with pytest.raises(socaity.ProtocolError):
                 socaity.connect(f"{scheme}://127.0.0.1:{port}", timeout=5, progress=False).refresh()
         listener.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def open_raw(server: ServerProcess) -> Iterator[Any]:
+    with open_websocket(server.url.replace("http", "ws") + "/ws", subprotocols=[PROTOCOL]) as raw:
+        raw.send(msgpack.packb([0, 0, [[1, {"protocol": "socaity.v1", "session": None, "received": 0}]]]))
+        raw.recv(DEADLINE)
+        yield raw
+
+
+def test_call_of_an_endpoint_that_is_no_model_says_to_submit(server: ServerProcess) -> None:
+    with open_raw(server) as raw:
+        raw.send(msgpack.packb([1, 0, [[2, 1, "size", {"x": "abc"}]]]))
+        answer = msgpack.unpackb(raw.recv(DEADLINE))[2][0]
+        assert answer[:2] == [18, 1]
+        assert answer[2]["code"] == "not_direct"
+
+
+def test_job_id_of_another_form_is_refused(server: ServerProcess) -> None:
+    with open_raw(server) as raw:
+        raw.send(msgpack.packb([1, 0, [[3, 1, "size", {"x": "abc"}, "my own id"]]]))
+        answer = msgpack.unpackb(raw.recv(DEADLINE))[2][0]
+        assert answer[:2] == [18, 1]
+        assert answer[2]["code"] == "malformed"
+
+
+def test_watch_of_an_ended_job_gives_its_end_again(server: ServerProcess) -> None:
+    job_id = "a" * 32
+    with open_raw(server) as raw:
+        raw.send(msgpack.packb([1, 0, [[3, 1, "size", {"x": "abc"}, job_id]]]))
+        events = []
+        while not events or events[-1][3] != "result":
+            events.extend(msgpack.unpackb(raw.recv(DEADLINE))[2])
+        raw.send(msgpack.packb([2, 0, [[4, 2, job_id, events[-1][2]]]]))
+        again = msgpack.unpackb(raw.recv(DEADLINE))[2]
+        assert again == [[19, 2, *events[-1][2:]]]

@@ -273,7 +273,7 @@ def test_an_unknown_fraction_shows_the_state_and_the_place_in_the_queue(
     say(job, "status", {"status": "queued", "queue_position": 3})
     display.turn()
     display.turn(1.0)
-    assert "draw: 00:01, queued, 3 before" in terminal.take()
+    assert "draw: 00:01, queued, place 3" in terminal.take()
     run(job)
     say(job, "progress", {"fraction": None, "message": "warming up"})
     display.turn(1.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
@@ -15,7 +16,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from socaity.exceptions import InvalidInputError, JobCancelled, JobFailed, SocaityError, to_problem
+from socaity.exceptions import (
+    ConfigurationError,
+    InvalidInputError,
+    JobCancelled,
+    JobFailed,
+    SocaityError,
+    to_problem,
+)
 from socaity.protocol.description import PROTOCOL
 from socaity.protocol.events import JobEvent
 from socaity.protocol.frames import (
@@ -40,6 +48,15 @@ if TYPE_CHECKING:
     from ..dataplane import DataPlane
 
 logger = logging.getLogger(__name__)
+
+_JOB_ID = re.compile(r"[0-9a-f]{32}")
+_SHAPES: dict[int, tuple[str, tuple[Any, ...]]] = {
+    CALL: (f"[{CALL}, n, endpoint, {{arguments}}]", (int, int, str, dict)),
+    SUBMIT: (f"[{SUBMIT}, n, endpoint, {{arguments}}, job id]", (int, int, str, dict, str)),
+    WATCH: (f"[{WATCH}, n, job id, after]", (int, int, str, int)),
+    CANCEL: (f"[{CANCEL}, n, call number or job id]", (int, int, (int, str))),
+    DESCRIBE: (f"[{DESCRIBE}, n]", (int, int)),
+}
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -101,9 +118,11 @@ class WebSocketFrontend:
         if wanted.get("protocol") != PROTOCOL:
             raise MalformedError(f"the client speaks {wanted.get('protocol')!r}")
         received = wanted.get("received")
+        if type(received) is not int:
+            raise MalformedError("a hello says which frame was received last")
         session = self.sessions.get(str(wanted.get("session")))
-        resumed = session is not None and type(received) is int
-        if session is None or not resumed:
+        resumed = session is not None
+        if session is None:
             if len(self.sessions) >= MAX_SESSIONS:
                 raise MalformedError("the server has too many sessions")
             session = Session(self, secrets.token_urlsafe(18))
@@ -197,21 +216,31 @@ class Session:
         dataplane, running = self._dataplane, self._running
         for message in messages:
             op = message[0]
-            if too_large and op in (CALL, SUBMIT) and self._refuse_too_large(message, len(data)):
+            if (
+                too_large
+                and op in (CALL, SUBMIT)
+                and _check(message)
+                and self._refuse_too_large(message, len(data))
+            ):
                 continue
             if op == CALL:
+                if len(message) != 4 or type(message[1]) is not int or type(message[3]) is not dict:
+                    _check(message)
                 _, n, name, arguments = message
                 try:
-                    call = dataplane.call(dataplane.route(name), arguments, partial(self._finish, n))
+                    call = dataplane.call(dataplane.route(str(name)), arguments, partial(self._finish, n))
+                except ConfigurationError as exc:
+                    error = InvalidInputError(f"{exc} (SUBMIT, not CALL)", status=400, code="not_direct")
+                    self._post([ERROR, n, to_problem(error)])
                 except SocaityError as exc:
                     self._post([ERROR, n, to_problem(exc)])
                 else:
                     running[n] = call
-            elif op == CANCEL and type(message[2]) is int:
-                self._cancel_call(message[1], message[2])
-            elif op in (SUBMIT, WATCH, CANCEL, DESCRIBE):
-                if type(message[1]) is not int:
-                    raise MalformedError("the number of a call is not an integer")
+            elif op in _SHAPES:
+                _check(message)
+                if op == CANCEL and type(message[2]) is int:
+                    self._cancel_call(message[1], message[2])
+                    continue
                 self._control.append(message)
                 if self._control_task is None:
                     self._control_task = self._loop.create_task(self._work_off_control())
@@ -259,9 +288,6 @@ class Session:
                     await self._do(message)
                 except SocaityError as exc:
                     self._post([ERROR, message[1], to_problem(exc)])
-                except (ValueError, TypeError) as exc:
-                    error = InvalidInputError(f"malformed message: {exc}", status=400, code="malformed")
-                    self._post([ERROR, message[1], to_problem(error)])
                 except Exception as exc:  # the edge of the task: one message must not stop the others
                     logger.exception("a message of a client failed")
                     self._post([ERROR, message[1], to_problem(exc)])
@@ -273,30 +299,32 @@ class Session:
         dataplane = self._dataplane
         if op == SUBMIT:
             _, _, name, arguments, job_id = message
-            if type(arguments) is not dict or type(job_id) is not str:
-                raise TypeError("SUBMIT is [3, n, endpoint, {arguments}, job id]")
+            if not _JOB_ID.fullmatch(job_id):
+                raise InvalidInputError("a job id has 32 hexadecimal digits", status=400, code="malformed")
             record = await dataplane.submit(dataplane.route(name), arguments, key=job_id)
             self._watch(n, record.id, 0)
         elif op == WATCH:
             _, _, job_id, after = message
-            self._watch(n, str(job_id), int(after))
+            record = await dataplane.get(job_id)
+            self._watch(n, job_id, after, has_ended=record.status.is_terminal)
         elif op == CANCEL:
-            await dataplane.cancel(str(message[2]))
+            await dataplane.cancel(message[2])
             self._post([RESULT, n, True])
         else:
             self._post([RESULT, n, dataplane.describe().model_dump(mode="json", exclude_none=True)])
 
-    def _watch(self, n: int, job_id: str, after: int) -> None:
+    def _watch(self, n: int, job_id: str, after: int, *, has_ended: bool = False) -> None:
         ended = False
 
         def sink(event: JobEvent) -> None:
             nonlocal ended
-            self._post([EVENT, n, *event])
+            if event.seq > after or event.is_terminal:  # who has seen the end and asks again gets it again
+                self._post([EVENT, n, *event])
             if event.is_terminal:
                 ended = True
                 self._watches.pop(n, None)
 
-        unwatch = self._dataplane.watch(job_id, sink, after=after)
+        unwatch = self._dataplane.watch(job_id, sink, after=0 if has_ended else after)
         if not ended:
             self._watches[n] = unwatch
 
@@ -365,6 +393,16 @@ class _Connection:
             await self._send({"type": "websocket.close", "code": 1002, "reason": detail[:120]})
         except Exception as exc:  # see write_frames
             logger.debug("saying goodbye failed: %s", exc)
+
+
+def _check(message: list[Any]) -> bool:
+    """Raises MalformedError for a message whose parts are not what its number says; else True."""
+    form, types = _SHAPES[message[0]]
+    if len(message) != len(types) or any(
+        not isinstance(part, kind) for part, kind in zip(message, types, strict=True)
+    ):
+        raise MalformedError(f"a message does not have the form {form}")
+    return True
 
 
 async def _receive_frame(receive: Receive) -> bytes | None:

@@ -107,7 +107,12 @@ class JobBackend(ABC):
 
     @abstractmethod
     async def list(
-        self, *, owner: str | None = None, queue: str | None = None, status: JobStatus | None = None, limit: int = 100,
+        self,
+        *,
+        owner: str | None = None,
+        queue: str | None = None,
+        status: JobStatus | None = None,
+        limit: int = 100,
         after: str | None = None,
     ) -> Sequence[JobRecord]:
         """Snapshots, newest first; `after` is the id of the last one of the page before."""
