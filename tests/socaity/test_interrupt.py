@@ -1,0 +1,52 @@
+"""Ctrl-C stops the waiting, not the job and not the process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to a process")
+
+CODE = """
+import os, signal, sys, threading
+sys.path.insert(0, {root!r})
+import socaity
+from tests.socaity.doubles import held, endpoint
+service, wire = held(endpoint("ask"), endpoint("write", streaming=True))
+{make}
+
+def interrupt():
+    while not (job._waiters or job._changed):  # until the main thread waits
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt).start()
+try:
+    {wait}
+except KeyboardInterrupt:
+    print("interrupted")
+assert service.job(job.id) is job and not wire.cancelled
+wire.succeed(wire.wait_for(1)[0], "the value")
+print(job.result(20))
+service.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("make", "wait", "result"),
+    [
+        ("job = service.ask()", "job.result()", "the value"),
+        ("job = service.ask()", "job.exception(timeout=60)", "the value"),
+        ("job = service.write()", "list(job)", "[]"),
+        ("job = service.ask(); group = socaity.gather(job)", "list(group)", "the value"),
+    ],
+)
+def test_the_process_lives_on_and_says_how_to_wait_again(make: str, wait: str, result: str) -> None:
+    code = CODE.format(root=str(Path(__file__).parents[2]), make=make, wait=wait)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=40)
+    assert (done.stdout, done.returncode) == (f"interrupted\n{result}\n", 0), done.stderr
+    assert "Stopped waiting; job" in done.stderr
+    assert "service.job(" in done.stderr

@@ -1,0 +1,170 @@
+"""`remote`: a function that is written down here and runs there."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+import socaity
+from socaity import InvalidInputError, JobFailed, NotFoundError
+from socaity.protocol.description import ParameterDescription
+from socaity.testing import ScriptedTransport, number_events
+
+from .doubles import DEADLINE, HeldTransport, endpoint
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+
+class Cat(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    age: int
+
+
+PARAMETERS = [
+    ParameterDescription(name="text", json_schema={"type": "string"}),
+    ParameterDescription(name="steps", json_schema={"type": "integer"}, required=False, default=1),
+]
+NAMES = ["draw", "plain", "array", "unknown_type", "nothing"]
+STREAMS = ["write", "write_any", "write_bare", "write_async"]
+
+
+def wire(*results: tuple[Any, Any]) -> ScriptedTransport:
+    endpoints = [endpoint(name, *PARAMETERS) for name in NAMES]
+    endpoints += [endpoint(name, *PARAMETERS, streaming=True) for name in STREAMS]
+    return ScriptedTransport(endpoints, number_events(*results))
+
+
+def remote(transport: ScriptedTransport, **options: Any) -> Any:
+    return socaity.remote("memory://test", transport=transport, progress=False, **options)
+
+
+def test_the_result_has_the_annotated_type() -> None:
+    transport = wire(("result", {"name": "Tom", "age": 3}))
+
+    @remote(transport)
+    def draw(text: str, steps: int = 4) -> Cat:
+        """Draw a cat."""
+        raise AssertionError("the body never runs")
+
+    assert draw("a cat").result(DEADLINE) == Cat(name="Tom", age=3)
+    assert transport.calls == [("draw", {"text": "a cat", "steps": 4})]
+    assert draw.__doc__ == "Draw a cat."
+    assert str(inspect.signature(draw)) == "(text: 'str', steps: 'int' = 4) -> 'Cat'"
+    assert draw.map(["a", "b"], steps=2).result(DEADLINE) == [Cat(name="Tom", age=3)] * 2
+    draw.endpoint.service.close()
+
+
+def test_importing_a_module_with_remote_functions_connects_to_nothing() -> None:
+    opened = []
+
+    @socaity.remote("memory://test", transport=lambda target: opened.append(target) or HeldTransport())
+    def ask(value: int) -> int: ...
+
+    assert opened == []
+    assert ask.__name__ == "ask"
+
+
+def test_a_result_of_another_type_fails_the_job() -> None:
+    @remote(wire(("result", {"name": "Tom"})))
+    def draw(text: str) -> Cat: ...
+
+    with pytest.raises(JobFailed, match="does not fit the declared type"):
+        draw("a").result(DEADLINE)
+    draw.endpoint.service.close()
+
+
+def test_wrong_arguments_are_refused_here() -> None:
+    transport = wire(("result", 1))
+
+    @remote(transport, endpoint="draw")
+    def sketch(text: str, steps: int = 4) -> int: ...
+
+    with pytest.raises(InvalidInputError, match="missing a required argument: 'text'"):
+        sketch()
+    with pytest.raises(InvalidInputError, match="expected an integer"):
+        sketch("a", steps="x")
+    assert sketch("a").result(DEADLINE) == 1
+    assert len(transport.calls) == 1
+    sketch.endpoint.service.close()
+
+
+def test_an_endpoint_that_is_not_there_is_named() -> None:
+    @remote(wire())
+    def draww(text: str) -> int: ...
+
+    with pytest.raises(NotFoundError, match="did you mean 'draw'"):
+        draww("a")
+
+
+def test_chunks_of_a_stream_have_the_annotated_type() -> None:
+    transport = wire(
+        ("chunk", {"name": "Tom", "age": 3}), ("chunk", {"name": "Kit", "age": 1}), ("result", None)
+    )
+
+    @remote(transport)
+    def write(text: str) -> Iterator[Cat]: ...
+
+    @remote(transport)
+    def write_any(text: str) -> Iterable[Any]: ...
+
+    @remote(transport)
+    def write_bare(text: str) -> Iterator: ...  # type: ignore[type-arg]
+
+    @remote(transport)
+    def write_async(text: str) -> AsyncIterator[Cat]: ...
+
+    cats = [Cat(name="Tom", age=3), Cat(name="Kit", age=1)]
+    job = write("a")
+    assert list(job) == job.result(DEADLINE) == cats
+    assert write_async("a").result(DEADLINE) == cats
+    assert [chunk["name"] for chunk in write_any("a").result(DEADLINE)] == ["Tom", "Kit"]
+    assert [chunk["name"] for chunk in write_bare("a")] == ["Tom", "Kit"]
+    write.endpoint.service.close()
+
+
+def test_a_wrong_chunk_fails_the_stream() -> None:
+    @remote(wire(("chunk", 5), ("result", None)))
+    def write(text: str) -> Iterator[Cat]: ...
+
+    with pytest.raises(socaity.SocaityError):
+        list(write("a"))
+    write.endpoint.service.close()
+
+
+def test_what_needs_no_turning_stays_as_it_is() -> None:
+    array = np.ones(2)
+    transport = wire(("result", array))
+
+    @remote(transport)
+    def array_(text: str) -> np.ndarray: ...
+
+    @remote(transport, endpoint="array")
+    def array(text: str) -> np.ndarray: ...  # type: ignore[no-redef]
+
+    @remote(transport)
+    def unknown_type(text: str) -> Decimal: ...
+
+    @remote(transport)
+    def plain(text: str): ...  # type: ignore[no-untyped-def]
+
+    for function in (array, unknown_type, plain):
+        assert isinstance(function("a").result(DEADLINE), np.ndarray)
+
+
+def test_further_keywords_are_passed_on() -> None:
+    transport = wire(("result", None))
+
+    @remote(transport)
+    def draw(text: str, **more: Any) -> None: ...
+
+    draw("a", steps=2).result(DEADLINE)
+    assert transport.calls == [("draw", {"text": "a", "steps": 2})]
+    draw.endpoint.service.close()
