@@ -115,6 +115,8 @@ class JobGroup(Waitable, Generic[T]):
     def _add(self, job: Job[T]) -> None:
         self._members.append(job)
         job._when_ended(self._member_ended)
+        if self._is_cancelled:  # it was started while the others were cancelled
+            job.cancel()
         if self._window == 0 or self._room is None:
             return
         self._signal_room()

@@ -18,8 +18,10 @@ from tests.socaity.doubles import held, endpoint
 service, wire = held(endpoint("ask"), endpoint("write", streaming=True))
 {make}
 
+main = threading.get_ident()
+
 def interrupt():
-    while not (job._waiters or job._changed):  # until the main thread waits
+    while sys._current_frames()[main].f_code.co_name != "_acquire":  # until the main thread waits
         pass
     os.kill(os.getpid(), signal.SIGINT)
 
