@@ -18,17 +18,20 @@ from tests.socaity.doubles import held, endpoint
 service, wire = held(endpoint("ask"), endpoint("write", streaming=True))
 {make}
 
-main = threading.get_ident()
+main, is_interrupted = threading.get_ident(), threading.Event()
 
 def interrupt():
     while sys._current_frames()[main].f_code.co_name != "_acquire":  # until the main thread waits
         pass
-    os.kill(os.getpid(), signal.SIGINT)
+    # A signal in the moment before the thread falls asleep does not wake it: that is so for every lock of Python.
+    while not is_interrupted.wait(0.5):
+        os.kill(os.getpid(), signal.SIGINT)
 
 threading.Thread(target=interrupt).start()
 try:
     {wait}
 except KeyboardInterrupt:
+    is_interrupted.set()
     print("interrupted")
 assert service.job(job.id) is job and not wire.cancelled
 wire.succeed(wire.wait_for(1)[0], "the value")
