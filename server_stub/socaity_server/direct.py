@@ -43,8 +43,11 @@ class DirectRoute:
             max_batch_size=route.max_batch_size if stacks else 1,
             max_batch_wait=route.max_batch_wait,
             instances=1 if route.outputs else route.batch_threads,
+            inline=bool(route.outputs),
             name=route.name,
         )
+        # one fixed shape: all calls may go together
+        self._key = route.name if route.tensors.has_one_form else None
         self._only = route.outputs[0] if len(route.outputs) == 1 else _SINGLE
 
     def call(self, arguments: Mapping[str, Any], on_done: OnDone) -> Cancellable:
@@ -67,7 +70,7 @@ class DirectRoute:
                 return
             on_done(result, None)
 
-        return self.batcher.submit(inputs, rows, done)
+        return self.batcher.submit(inputs, rows, done, self._key)
 
 
 def _leave(array: np.ndarray[Any, Any], is_single: bool) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 
 from socaity.exceptions import InvalidInputError, ServerError
 
@@ -34,7 +34,8 @@ class Batcher:
     event loops count in milliseconds, so that less than one may be none.
 
     A batch that raises is run again in halves, so that only the calls that fail alone get the error; `replay=False`
-    turns that off for models with side effects. At most `queue_rows` rows wait; rows that run do not count.
+    turns that off for models with side effects. With `inline` a model whose batches take some microseconds runs on the
+    loop thread (`InlinePolicy`). At most `queue_rows` rows wait; rows that run do not count.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Batcher:
         instances: int = 1,
         name: str,
         replay: bool = True,
+        inline: bool = False,
         after_batch: Callable[[], None] | None = None,
     ) -> None:
         if instances < 1:
@@ -61,6 +63,7 @@ class Batcher:
         """Called once after the last `on_done` of a batch: the place to flush what they wrote."""
         self._run = run
         self._replay = replay
+        self._inline = inline
         self._waiting: WaitingRoom[Ticket] = WaitingRoom(max_batch_size, max_batch_wait)
         self._instance_count = instances
         self._instances: list[Instance] = []
@@ -77,11 +80,12 @@ class Batcher:
         """The rows that wait for an instance."""
         return self._waiting.rows
 
-    def submit(self, inputs: Arrays, rows: int, on_done: OnDone) -> Ticket:
+    def submit(self, inputs: Arrays, rows: int, on_done: OnDone, key: Hashable = None) -> Ticket:
         """Ask for the outputs of `inputs`, whose first axes all have `rows` rows.
 
         `on_done(outputs, None)` or `on_done(None, error)` is called later on the loop thread, never from here. The
-        outputs are views of the batch's. More than `max_batch_size` rows run in pieces and come back as one.
+        outputs are views of the batch's. `key`, where the caller knows it, spares looking at the inputs: calls of one
+        key have the same names, dtypes and shapes apart from the rows. More than `max_batch_size` rows run in pieces and come back as one.
 
         Raises `ServerError` (503) with the code `queue_full` and an honest `retry_after`, or `unavailable` after
         `aclose`; `InvalidInputError` for rows that do not match or could never be queued.
@@ -92,7 +96,8 @@ class Batcher:
         waiting = self._waiting
         if waiting.rows + rows > self.queue_rows:
             raise self._refusal(rows)
-        key = bucket_key(inputs, rows)
+        if key is None:
+            key = bucket_key(inputs, rows)
         arrived = time.monotonic() if self.max_batch_wait else 0.0
         if rows > self.max_batch_size:
             ticket: Ticket = SplitTicket(waiting, key, inputs, rows, on_done, arrived)
@@ -133,7 +138,9 @@ class Batcher:
         loop = self._loop = asyncio.get_running_loop()
         for number in range(self._instance_count):
             name = f"{self.name}-{number}"
-            instance = Instance(self._run, loop, self._finished, name=name, replay=self._replay)
+            instance = Instance(
+                self._run, loop, self._finished, name=name, replay=self._replay, inline=self._inline
+            )
             self._instances.append(instance)
         self._free = list(self._instances)
         return loop
@@ -160,17 +167,31 @@ class Batcher:
                 assert due_at is not None
                 self._timer = loop.call_later(due_at - now, self._dispatch, due_at)
                 return
-            self._free.pop().start(batch, now)
+            instance = self._free.pop()
+            if not instance.policy.is_inline:
+                instance.start(batch, now)
+                continue
+            # one batch a turn, so that the loop gets to its sockets in between
+            parts = instance.run_inline(batch, now)
+            self._count(instance, parts)
+            if waiting.rows and not self._dispatch_scheduled:
+                self._dispatch_scheduled = True
+                loop.call_soon(self._dispatch_soon)
+            self._deliver(parts)
+            return
 
     def _finished(self, instance: Instance, parts: list[Part]) -> None:
         """Called by `instance` on the loop thread: start its next batch before handing out this one."""
+        self._count(instance, parts)
+        if self._waiting.rows:
+            self._dispatch()
+        self._deliver(parts)
+
+    def _count(self, instance: Instance, parts: list[Part]) -> None:
         rows = sum(part.rows for part in parts)
         self._drained_rows = self._drained_rows * _MEMORY + rows
         self._drained_seconds = self._drained_seconds * _MEMORY + time.monotonic() - instance.started_at
         self._free.append(instance)
-        if self._waiting.rows:
-            self._dispatch()
-        self._deliver(parts)
 
     def _deliver(self, parts: Iterable[Part]) -> None:
         for tickets, outputs, error in parts:

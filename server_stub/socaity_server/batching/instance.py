@@ -7,6 +7,7 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from socaity.exceptions import ServerError
 
+from .inline import InlinePolicy
 from .ticket import Arrays, Ticket
 
 __all__ = ["Instance", "Part"]
@@ -48,7 +50,9 @@ class Instance:
         *,
         name: str,
         replay: bool,
+        inline: bool = False,
     ) -> None:
+        self.policy = InlinePolicy(is_allowed=inline)
         self.batch: list[Ticket] = []
         self.started_at = 0.0
         self.stopped = asyncio.Event()
@@ -65,6 +69,14 @@ class Instance:
         self.batch = batch
         self.started_at = now
         self._queue.put(batch)
+
+    def run_inline(self, batch: list[Ticket], now: float) -> list[Part]:
+        """Run `batch` here and now, on the loop thread."""
+        self.started_at = now
+        began = time.perf_counter()
+        parts = self._outcome(batch)
+        self.policy.ran_inline(time.perf_counter() - began)
+        return parts
 
     def stop(self) -> None:
         """End the thread after the batch it runs; `stopped` is set then."""
@@ -83,7 +95,9 @@ class Instance:
         # A function of its own, so that an idle thread keeps no arrays alive.
         batch = self._queue.get()
         if batch is not None:
-            self._tell(self._report, self._outcome(batch))
+            began, busy = time.perf_counter(), time.thread_time()
+            parts = self._outcome(batch)
+            self._tell(self._report, parts, time.thread_time() - busy, time.perf_counter() - began)
         return batch is not None
 
     def _tell(self, callback: Callable[..., None], *args: object) -> None:
@@ -91,8 +105,9 @@ class Instance:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(callback, *args)
 
-    def _report(self, parts: list[Part]) -> None:
+    def _report(self, parts: list[Part], busy: float, elapsed: float) -> None:
         self.batch = []
+        self.policy.ran_on_thread(busy, elapsed)
         self._finished(self, parts)
 
     def _outcome(self, tickets: list[Ticket]) -> list[Part]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -69,13 +70,22 @@ class ModelHandler:
             as_features = "features" in arguments and len(arguments) == 1
             if as_features:
                 arguments = self._from_features(arguments["features"])
-            elif any(type(value) is dict for value in arguments.values()) and find_references(arguments):
+            if (
+                not as_features
+                and any(type(one) is dict for one in arguments.values())
+                and find_references(arguments)
+            ):
                 result = await self.dataplane.invoke(
                     self.route, arguments, owner=scope.get("socaity.owner", "")
                 )
-                await _answer(result, accept, send)
-                return
-            result = await self._run(arguments)
+            else:
+                future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+                ticket = self.dataplane.call(self.route, arguments, _setter(future))
+                try:
+                    result = await future
+                except asyncio.CancelledError:
+                    ticket.cancel()
+                    raise
             if as_features:
                 result = {"model": self.name, "predictions": result}
         except ClientDisconnect:
@@ -83,25 +93,17 @@ class ModelHandler:
         except SocaityError as error:
             await self._refuse(error, scope, receive, send)
             return
-        await _answer(result, accept, send)
-
-    async def _run(self, arguments: dict[str, Any]) -> Any:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-        def on_done(result: Any, error: BaseException | None) -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
-
-        ticket = self.dataplane.call(self.route, arguments, on_done)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            ticket.cancel()
-            raise
+        if accept and _MSGPACK_BYTES in accept:
+            body, kind = packb(result), _MSGPACK_TYPE
+        else:
+            try:
+                body = orjson.dumps(result, option=_NUMPY)
+            except TypeError:
+                body = to_json(result)
+            kind = _JSON_TYPE
+        headers = [kind, (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     def _decode(self, content_type: bytes, body: bytes) -> dict[str, Any]:
         if content_type == b"application/json":
@@ -160,20 +162,13 @@ class ModelHandler:
         await problem_response(error)(scope, receive, send)
 
 
-async def _answer(result: Any, accept: bytes, send: Send) -> None:
-    if _MSGPACK_BYTES in accept:
-        body, kind = packb(result), _MSGPACK_TYPE
-    else:
-        try:
-            body = orjson.dumps(result, option=_NUMPY)
-        except TypeError:
-            body = to_json(result)
-        kind = _JSON_TYPE
-    await send(
-        {
-            "type": "http.response.start",
-            "status": 200,
-            "headers": [kind, (b"content-length", b"%d" % len(body))],
-        }
-    )
-    await send({"type": "http.response.body", "body": body})
+def _setter(future: asyncio.Future[Any]) -> Callable[[Any, BaseException | None], None]:
+    def on_done(result: Any, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    return on_done
