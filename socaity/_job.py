@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Job", "JobReference"]
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 _NO_PROGRESS = Progress()
 
 
@@ -50,7 +50,7 @@ class _Ids:
 _ids = _Ids()
 
 
-class Job(Waitable, Generic[T]):
+class Job(Waitable, Generic[T_co]):
     """A call that was made and may not have ended: `.result()`, `await`, `for` and `async for` all work.
 
     Waiting never cancels: a timeout or Ctrl-C leaves the job running, only `cancel()` stops it. A result can be read any
@@ -145,7 +145,7 @@ class Job(Waitable, Generic[T]):
         """Whether it has ended, in whatever way."""
         return self._ended
 
-    def result(self, timeout: float | None = None) -> T:
+    def result(self, timeout: float | None = None) -> T_co:
         """The value; of a streaming function the list of all chunks.
 
         Raises JobFailed, JobCancelled or JobLost if it did not succeed, the refusal (an APIError or TransportError) if it
@@ -163,7 +163,7 @@ class Job(Waitable, Generic[T]):
             self._wait_shown(timeout)
         return self._error
 
-    def __await__(self) -> Generator[Any, Any, T]:
+    def __await__(self) -> Generator[Any, Any, T_co]:
         if not self._ended:
             self._show()
             yield from self._wait_async()
@@ -209,7 +209,7 @@ class Job(Waitable, Generic[T]):
         portal.call_soon(self._endpoint.service._cancel, self)
         return True
 
-    def add_done_callback(self, function: Callable[[Job[T]], object]) -> None:
+    def add_done_callback(self, function: Callable[[Job[T_co]], object]) -> None:
         """Call `function(job)` when it has ended, or now if it has.
 
         It runs on socaity's own thread and must not block there; what it raises is logged.

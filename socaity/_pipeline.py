@@ -192,7 +192,7 @@ class JobGroup(Waitable, Generic[T]):
             _display.begin(self)
 
 
-def gather(*jobs: Job[Any]) -> JobGroup[Any]:
+def gather(*jobs: Job[T]) -> JobGroup[T]:
     """Several jobs as one group, whose result is the list of their results."""
     return JobGroup(jobs)
 

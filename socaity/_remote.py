@@ -103,8 +103,8 @@ def remote(
 ) -> Callable[[Callable[P, R]], RemoteFunction[P, R]]:
     """Make the annotated function the typed remote endpoint of the same name (or `endpoint`) at `url`.
 
-    The body never runs, `...` will do. Results are checked and turned into the annotated return type. `options` are those
-    of `connect`.
+    The body never runs: `...` will do, or `raise NotImplementedError` where mypy checks it. Results, and the chunks of a
+    stream, are checked and turned into the annotated return type. `options` are those of `connect`.
 
         @socaity.remote("http://127.0.0.1:8000")
         def predict(text: str, steps: int = 4) -> str: ...

@@ -126,7 +126,7 @@ class Transport(ABC):
         self._spawn(self._drive(call, self.watch(call.id, after=call.seq)))
 
     def _spawn(self, coroutine: Any) -> None:
-        tasks: set[asyncio.Task[None]] = self.__dict__.setdefault("_tasks", set())
+        tasks: set[asyncio.Task[None]] = vars(self).setdefault("_tasks", set())
         task = asyncio.get_running_loop().create_task(coroutine)
         tasks.add(task)
         task.add_done_callback(tasks.discard)
@@ -156,7 +156,7 @@ class Transport(ABC):
 
     async def _cancel_tasks(self) -> None:
         """For `aclose` of transports that use the default `start`."""
-        tasks = list(self.__dict__.get("_tasks", ()))
+        tasks = list(vars(self).get("_tasks", ()))
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -20,6 +20,7 @@ from .messagepack import (
     _default,
     _ext_hook,
     make_tensor,
+    pack_plain,
     read_tensor_header,
 )
 
@@ -60,7 +61,7 @@ class FrameWriter:
 
     def pack(self, messages: Sequence[Any]) -> bytes:
         """The messages as MessagePack. Raises TypeError or ValueError for a value that cannot be sent."""
-        return msgpack.packb(messages, default=self._default)  # type: ignore[no-any-return]
+        return pack_plain(messages, default=self._default)
 
     def _default(self, value: Any) -> Any:
         if getattr(value, "nbytes", 0) >= LARGE and hasattr(value, "dtype"):

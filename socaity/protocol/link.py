@@ -13,10 +13,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgpack
-
 from .frames import CANCEL, FRAME_SIZE, RESULTS, SUBMIT, WATCH, FrameReader, FrameWriter, pieces_of
-from .messagepack import MalformedError
+from .messagepack import MalformedError, pack_plain
 
 WINDOW = 4 * 1024 * 1024
 """Pieces of large arrays are sent only while fewer bytes than this are unacknowledged."""
@@ -159,7 +157,7 @@ class Link:
 
     def _put(self, packed: bytes) -> None:
         self._seq += 1
-        frame = b"\x93" + msgpack.packb(self._seq) + msgpack.packb(self.received) + packed
+        frame = b"\x93" + pack_plain(self._seq) + pack_plain(self.received) + packed
         self._kept.append((self._seq, frame))
         self._kept_bytes += len(frame)
         self._note_acked()
@@ -216,7 +214,7 @@ class Link:
 
     def _send_ack(self) -> None:
         if self._write is not None:
-            self._write(b"\x93\x00" + msgpack.packb(self.received) + b"\x90")
+            self._write(b"\x93\x00" + pack_plain(self.received) + b"\x90")
         self._note_acked()
 
     def _ack_late(self) -> None:

@@ -10,10 +10,12 @@ import sys
 from collections.abc import Callable
 from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 from msgpack import ExtType
+
+pack_plain = cast(Callable[..., bytes], msgpack.packb)
 
 TENSOR = 1
 """Extension type of a tensor."""
@@ -80,7 +82,7 @@ def tensor_header(dtype: str, shape: tuple[int, ...]) -> bytes:
 def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
     if dtype not in DTYPES:
         raise TypeError(f"arrays of dtype {dtype!r} cannot be sent (known: {', '.join(DTYPES)})")
-    packed: bytes = msgpack.packb([dtype, list(shape)])
+    packed = pack_plain([dtype, list(shape)])
     if len(packed) > 255:
         raise TypeError(f"an array of {len(shape)} dimensions cannot be sent")
     return bytes([len(packed)]) + packed
@@ -130,7 +132,10 @@ def _rare(value: Any) -> Any:
         import numpy as np
 
         if isinstance(value, np.generic):
-            return value.item()
+            item = value.item()
+            if type(item) in (bool, int, float, str, bytes):
+                return item
+            raise TypeError(f"a numpy.{kind.__name__} cannot be sent; convert it to plain values or an array")
         array = np.asarray(value)
         array = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
         return ExtType(TENSOR, _header(array.dtype.name, array.shape) + array.tobytes())
@@ -140,8 +145,7 @@ def _rare(value: Any) -> Any:
 
 
 def _pack(value: Any) -> bytes:
-    packed: bytes = msgpack.packb(value, default=_default)
-    return packed
+    return pack_plain(value, default=_default)
 
 
 def _ext_hook(code: int, data: bytes) -> Any:
