@@ -279,9 +279,10 @@ class ClientSession:
         call = self._calls.pop(message[1], None)
         if call is not None:
             too_large = isinstance(error, OversizeError)
+            what = "the arguments are too large" if too_large else "an argument cannot be sent"
             call.fail(
                 InvalidInputError(
-                    f"{call.endpoint.name}: {'the arguments are too large' if too_large else 'an argument cannot be sent'}: {error}",
+                    f"{call.endpoint.name}: {what}: {error}",
                     status=413 if too_large else 422,
                     code="too_large" if too_large else "invalid_input",
                 )

@@ -85,7 +85,8 @@ class Batcher:
 
         `on_done(outputs, None)` or `on_done(None, error)` is called later on the loop thread, never from here. The
         outputs are views of the batch's. `key`, where the caller knows it, spares looking at the inputs: calls of one
-        key have the same names, dtypes and shapes apart from the rows. More than `max_batch_size` rows run in pieces and come back as one.
+        key have the same names, dtypes and shapes apart from the rows. More than `max_batch_size` rows run in pieces and
+        come back as one.
 
         Raises `ServerError` (503) with the code `queue_full` and an honest `retry_after`, or `unavailable` after
         `aclose`; `InvalidInputError` for rows that do not match or could never be queued.
