@@ -66,6 +66,7 @@ class Job(Waitable, Generic[T_co]):
         "_display",
         "_endpoint",
         "_error",
+        "_generation",
         "_held",
         "_id",
         "_logs",
@@ -93,6 +94,7 @@ class Job(Waitable, Generic[T_co]):
         self._held = False
         self._attempt = 1
         self._created = time.monotonic()
+        self._generation = portal.generation
         self._started: float | None = None
         self._progress = _NO_PROGRESS
         self._position: int | None = None
@@ -367,6 +369,7 @@ class Job(Waitable, Generic[T_co]):
             raise TimeoutError(f"job {self.id} is still {self._status} after {timeout:g} s; it runs on")
 
     def _show(self) -> None:
+        self._check_process()
         if self._display is None and self._endpoint.service.shows_progress:
             _display.begin(self)
 
@@ -381,6 +384,14 @@ class Job(Waitable, Generic[T_co]):
             )
             raise
 
+    def _check_process(self) -> None:
+        """Nothing reaches a job of the parent in the child of a fork; a wait would last for ever."""
+        if self._generation != portal.generation:
+            raise JobLost(
+                f"job {self.id} was started before this process was forked; service.job({self.id!r}) attaches to it",
+                job_id=self.id,
+            )
+
     def _check_streaming(self) -> None:
         if not self._endpoint.may_stream:
             raise TypeError(f"{self._endpoint.name} does not stream; use job.result() or await")
@@ -392,6 +403,7 @@ class Job(Waitable, Generic[T_co]):
         """A signal for what comes after chunk `index`, or None if something is there already."""
         if self._ended:
             return None
+        self._check_process()
         with _waiters_lock:
             signal = self._changed
             if signal is None:
