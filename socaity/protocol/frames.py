@@ -38,7 +38,6 @@ WELCOME = 16  # [16, {"session", "resumed", "received", "instance", "max_body"}]
 RESULT = 17  # [17, n, value]
 ERROR = 18  # [18, n, problem]
 EVENT = 19  # [19, n, seq, kind, data]
-RESULTS = 20  # [20, [n, …], tensor]: row i is the result of call n[i]
 GOODBYE = 21  # [21, problem]: the connection cannot go on
 
 REFERENCE = 2
@@ -195,7 +194,6 @@ __all__ = [
     "HELLO",
     "MAX_DEPTH",
     "RESULT",
-    "RESULTS",
     "SUBMIT",
     "TENSOR",
     "WATCH",

@@ -9,15 +9,20 @@ and a slow reader costs the sender a window, not the array.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .frames import CANCEL, FRAME_SIZE, RESULTS, SUBMIT, WATCH, FrameReader, FrameWriter, pieces_of
+from .frames import CANCEL, FRAME_SIZE, SUBMIT, WATCH, FrameReader, FrameWriter, pieces_of
 from .messagepack import MalformedError, pack_plain
 
 WINDOW = 4 * 1024 * 1024
 """Pieces of large arrays are sent only while fewer bytes than this are unacknowledged."""
+OVERFLOW = 32 * 1024 * 1024
+"""All other frames wait when so many bytes are unacknowledged."""
+PATIENCE = 30.0
+"""Seconds without an acknowledgement after which a side that has much to send gives the other up."""
 ACK_BYTES = 1024 * 1024
 ACK_FRAMES = 128
 ACK_DELAY = 0.5
@@ -49,6 +54,11 @@ class Link:
         self._kept_bytes = 0
         self._max_unacknowledged = max_unacknowledged
         self.max_message: int | None = None
+        """How many bytes a message may have with its large arrays, and `max_frame` without them."""
+        self.max_frame: int | None = None
+        self._overflow: deque[bytes] = deque()
+        self._overflow_bytes = 0
+        self._progress_at = time.monotonic()
         self._bulk: deque[tuple[Any, Callable[[], list[Any]] | bytes]] = deque()
         self._in_bulk: Counter[Any] = Counter()
         self.received = 0
@@ -63,17 +73,26 @@ class Link:
 
     @property
     def is_overdue(self) -> bool:
-        """The other side has not acknowledged for so long that keeping more would be a leak."""
-        return self._kept_bytes > self._max_unacknowledged
+        """There is much to send and the other side has acknowledged nothing for long: keeping more would be a leak."""
+        return (
+            self._kept_bytes + self._overflow_bytes > self._max_unacknowledged
+            and time.monotonic() - self._progress_at > PATIENCE
+        )
+
+    def hand_over(self) -> Write | None:
+        """Give up the connection, for the link that takes its place."""
+        write = self._write
+        self.disconnect()
+        return write
 
     @property
     def _frame_limit(self) -> int:
-        return FRAME_SIZE if self.max_message is None else min(FRAME_SIZE, self.max_message)
+        return min(FRAME_SIZE, self.max_message or FRAME_SIZE, self.max_frame or FRAME_SIZE)
 
     @property
     def is_idle(self) -> bool:
         """Everything was sent and acknowledged."""
-        return not self._kept and not self._bulk
+        return not self._kept and not self._bulk and not self._overflow
 
     # -- out ---------------------------------------------------------------------------------------------------------
 
@@ -121,15 +140,14 @@ class Link:
             if len(messages) > 1:
                 self._send_halves(messages)
                 return
-            size = len(packed) + sum(len(data) for _, data in large)
-            if self._is_oversize(messages[0], size):
+            if self._is_oversize(messages[0], len(packed), sum(len(data) for _, data in large)):
                 return
             self._bulk.extend((None, piece) for number, data in large for piece in pieces_of(number, data))
             self._bulk.append((messages[0], packed))
             self._in_bulk.update(_keys_of(messages[0]))
             self._pump()
             return
-        if len(packed) > self._frame_limit and self._is_oversize(messages[0], len(packed)):
+        if len(packed) > self._frame_limit and self._is_oversize(messages[0], len(packed), 0):
             return
         self._put(packed)
 
@@ -141,14 +159,13 @@ class Link:
             or (message[0] in (CANCEL, WATCH) and message[2] in waiting)
         )
 
-    def _is_oversize(self, message: Any, size: int) -> bool:
-        if self.max_message is None or size <= self.max_message:
-            return False
-        self._on_unsendable(
-            message,
-            OversizeError(f"{size} bytes are more than the {self.max_message} that the other side takes"),
-        )
-        return True
+    def _is_oversize(self, message: Any, packed: int, large: int) -> bool:
+        for size, limit in ((packed, self.max_frame), (packed + large, self.max_message)):
+            if limit is not None and size > limit:
+                text = f"{size} bytes are more than the {limit} that the other side takes"
+                self._on_unsendable(message, OversizeError(text))
+                return True
+        return False
 
     def _send_halves(self, messages: Sequence[Any]) -> None:
         half = len(messages) // 2
@@ -156,6 +173,15 @@ class Link:
         self.send(messages[half:])
 
     def _put(self, packed: bytes) -> None:
+        if self._overflow or self._kept_bytes >= OVERFLOW:
+            self._overflow.append(packed)
+            self._overflow_bytes += len(packed)
+        else:
+            self._emit(packed)
+
+    def _emit(self, packed: bytes) -> None:
+        if not self._kept:
+            self._progress_at = time.monotonic()
         self._seq += 1
         frame = b"\x93" + pack_plain(self._seq) + pack_plain(self.received) + packed
         self._kept.append((self._seq, frame))
@@ -165,6 +191,11 @@ class Link:
             self._write(frame)
 
     def _pump(self) -> None:
+        overflow = self._overflow
+        while overflow and self._write is not None and self._kept_bytes < OVERFLOW:
+            packed = overflow.popleft()
+            self._overflow_bytes -= len(packed)
+            self._emit(packed)
         bulk = self._bulk
         while bulk and self._write is not None and self._kept_bytes < WINDOW:
             message, item = bulk.popleft()
@@ -186,7 +217,7 @@ class Link:
             raise MalformedError(f"frame {ack} is acknowledged, but only {self._seq} were sent")
         if ack:
             self._acknowledge(ack)
-            if self._bulk:
+            if self._bulk or self._overflow:
                 self._pump()
         if seq == 0:
             return messages
@@ -209,6 +240,8 @@ class Link:
 
     def _acknowledge(self, ack: int) -> None:
         kept = self._kept
+        if kept and kept[0][0] <= ack:
+            self._progress_at = time.monotonic()
         while kept and kept[0][0] <= ack:
             self._kept_bytes -= len(kept.popleft()[1])
 
@@ -236,7 +269,7 @@ def _keys_of(message: Any) -> list[Any]:
     """The numbers of the calls of a message and, of a SUBMIT, the id of the job."""
     if message[0] == SUBMIT:
         return [message[1], message[4]]
-    return list(message[1]) if message[0] == RESULTS else [message[1]]
+    return [message[1]]
 
 
 def _peek_seq(data: bytes | bytearray | memoryview) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,3 +67,13 @@ def double(x: np.ndarray) -> np.ndarray:
 
 
 router.add_model(Path(__file__).parents[2] / "examples" / "models" / "digits.onnx")
+
+
+@router.add_route("/echo")
+def echo(value: Any) -> Any:
+    return value
+
+
+@router.add_route("/blob")
+def blob(number: int, size: int) -> bytes:
+    return bytes([number % 256]) * size

@@ -163,3 +163,32 @@ def test_submit_waits_for_a_server_that_is_started_later() -> None:
         server.start()
         assert late.double(np.ones(2)).result(DEADLINE).tolist() == [2, 2]
         late.close()
+
+
+def test_argument_that_cannot_be_sent_fails_alone(server: ServerProcess) -> None:
+    with connected(server.url, "websocket") as service:
+        waiting = service.wait_at("poison")
+        with pytest.raises(socaity.InvalidInputError):
+            service.echo({"a": {(1, 2): 3}}).result(DEADLINE)
+        service.open_gate("poison").result(DEADLINE)
+        assert waiting.result(DEADLINE) == "poison"
+
+
+def test_more_answers_than_fit_into_the_window_all_arrive(server: ServerProcess) -> None:
+    with connected(server.url, "websocket") as service:
+        group = service.blob.map(range(600), size=200_000)
+        assert [len(value) for value in group] == [200_000] * 600
+
+
+@pytest.mark.parametrize("in_process", [False, True])
+def test_result_larger_than_the_client_takes_fails_alone(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch, in_process: bool
+) -> None:
+    from tests.e2e.fault_service import router
+
+    monkeypatch.setattr("socaity_transports._session.MAX_FRAME", 100_000)
+    service = socaity.connect(router, progress=False) if in_process else connected(server.url, "websocket")
+    with service:
+        with pytest.raises(socaity.JobFailed, match="100000"):
+            service.blob(1, size=200_000).result(DEADLINE)
+        assert len(service.blob(1, size=50_000).result(DEADLINE)) == 50_000

@@ -237,7 +237,9 @@ def test_more_than_the_other_side_takes_is_told_before_it_is_sent() -> None:
     run(body)
 
 
-def test_frames_that_are_never_acknowledged_are_noticed() -> None:
+def test_frames_that_are_never_acknowledged_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socaity.protocol.link.PATIENCE", 0.0)
+
     def body() -> None:
         side = Side(max_unacknowledged=1000)
         side.send([[RESULT, 1, "x" * 600]])

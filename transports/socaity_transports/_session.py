@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from socaity.exceptions import (
     ConnectError,
@@ -21,7 +21,7 @@ from socaity.exceptions import (
     from_problem,
 )
 from socaity.protocol.description import PROTOCOL, ServiceDescription
-from socaity.protocol.events import JobEvent
+from socaity.protocol.events import EventKind, JobEvent
 from socaity.protocol.frames import (
     CALL,
     CANCEL,
@@ -31,7 +31,6 @@ from socaity.protocol.frames import (
     GOODBYE,
     HELLO,
     RESULT,
-    RESULTS,
     SUBMIT,
     WATCH,
     WELCOME,
@@ -39,6 +38,10 @@ from socaity.protocol.frames import (
 from socaity.protocol.link import Link, OversizeError
 from socaity.protocol.messagepack import MalformedError
 from socaity.transport import Call
+
+MAX_FRAME = 255 * 1024 * 1024
+"""The largest message, apart from arrays that travel in pieces, that this side takes."""
+EVENT_KINDS = frozenset(get_args(EventKind))
 
 
 class ClientSession:
@@ -120,7 +123,15 @@ class ClientSession:
         self._numbers = None
 
     async def describe(self) -> ServiceDescription:
-        return ServiceDescription.model_validate(await self.request([DESCRIBE, 0]))
+        answer = await self.request([DESCRIBE, 0])
+        try:
+            if "endpoints" not in answer:
+                raise ValueError("it has no endpoints")
+            return ServiceDescription.model_validate(answer)
+        except (ValueError, TypeError) as exc:
+            raise ProtocolError(
+                f"the server described itself in a way that is not in the protocol: {exc}"
+            ) from exc
 
     async def request(self, message: list[Any]) -> Any:
         """Send a message whose second item is its number and wait for its answer."""
@@ -150,13 +161,35 @@ class ClientSession:
     def connect(self, write: Callable[[bytes], None]) -> None:
         """A connection is there: say hello on it."""
         self._link.connect(write)
-        hello = {"protocol": PROTOCOL, "session": self._session, "received": self._link.received}
+        hello = {
+            "protocol": PROTOCOL,
+            "session": self._session,
+            "received": self._link.received,
+            "max_frame": MAX_FRAME,
+        }
         self._link.send_unnumbered([HELLO, hello])
 
     def disconnect(self) -> None:
         """The connection is gone; everything is kept."""
         self._is_open = False
         self._link.disconnect()
+
+    @property
+    def is_known(self) -> bool:
+        """The server has known us before: a lost connection is worth more than one try."""
+        return self._session is not None
+
+    def drop_unanswered(self, error: SocaityError) -> None:
+        """The two sides do not understand each other. One of the messages that were not answered may be why, so none of
+        them is sent again; jobs that the server has taken are still its own and are watched again."""
+        for n, call in list(self._calls.items()):
+            if not call.seq:
+                del self._calls[n]
+                call.accept()
+                call.fail(error)
+        for request in self._requests.values():
+            if not request.done():
+                request.set_exception(error)
 
     def give_up(self, error: SocaityError) -> None:
         """No connection can be had: end every call. What was never sent was not run."""
@@ -186,39 +219,43 @@ class ClientSession:
         except MalformedError as exc:
             raise ProtocolError(f"the server sent something that is no frame: {exc}") from exc
         calls = self._calls
-        for message in messages:
-            op = message[0]
-            if op == RESULT:
-                call = calls.pop(message[1], None)
-                if call is not None:
-                    call.succeed(message[2])
-                else:
-                    self._answer(message[1], message[2])
-            elif op == RESULTS:
-                for n, value in zip(message[1], message[2], strict=True):
+        try:
+            for message in messages:
+                op = message[0]
+                if op == RESULT:
+                    _, n, value = message
                     call = calls.pop(n, None)
                     if call is not None:
                         call.succeed(value)
-            elif op == EVENT:
-                self._on_event(message)
-            elif op == ERROR:
-                self._on_error(message[1], message[2])
-            elif op == WELCOME:
-                self._on_welcome(message[1])
-            elif op == GOODBYE:
-                raise ProtocolError(f"the server closed the connection: {message[1].get('detail')}")
+                    else:
+                        self._answer(n, value)
+                elif op == EVENT:
+                    self._on_event(message)
+                elif op == ERROR:
+                    self._on_error(message)
+                elif op == WELCOME:
+                    self._on_welcome(message[1])
+                elif op == GOODBYE:
+                    raise ProtocolError(f"the server closed the connection: {message[1].get('detail')}")
+        except (ValueError, TypeError, LookupError, AttributeError) as exc:
+            raise ProtocolError(f"the server sent a message that is not in the protocol: {exc}") from exc
 
     def _on_event(self, message: list[Any]) -> None:
         _, n, seq, kind, data = message
         call = self._calls.get(n)
         if call is None:
             return
+        if type(seq) is not int or kind not in EVENT_KINDS:
+            raise ValueError(f"event {seq!r} of kind {kind!r}")
         event = JobEvent(seq, kind, data)
-        if event.is_terminal:
-            del self._calls[n]
         call.deliver(event)
+        if event.is_terminal:
+            self._calls.pop(n, None)
 
-    def _on_error(self, n: int, problem: Mapping[str, Any]) -> None:
+    def _on_error(self, message: list[Any]) -> None:
+        _, n, problem = message
+        if not isinstance(problem, Mapping):
+            raise ValueError("an error is not a problem document")
         call = self._calls.pop(n, None)
         if call is not None:
             call.fail(from_problem(problem, job_id=call.id))
@@ -237,8 +274,7 @@ class ClientSession:
         if resumed:
             self._link.resume(int(welcome.get("received", 0)))
         else:
-            write = self._link._write
-            self._link.disconnect()
+            write = self._link.hand_over()
             self._link = self._new_link()
             if write is not None:
                 self._link.connect(write)
@@ -257,7 +293,9 @@ class ClientSession:
         """The server does not know our session any more (it was started again, or we were away too long).
 
         Jobs are kept by its back-end under their id: those that were accepted are watched again, the others submitted
-        again, which their id makes safe. Direct calls are sent again if that does no harm; the others are lost.
+        again. Their id makes that safe where the back-end is still the same; after a restart of one that keeps jobs in
+        memory, a job whose acceptance was lost on the way may run twice. Direct calls are sent again if they are
+        idempotent; the others are lost.
         """
         calls, self._calls = self._calls, {}
         requests, self._requests = self._requests, {}
@@ -269,11 +307,18 @@ class ClientSession:
                 again.append(call)
             else:
                 call.accept()
-                call.fail(JobLost("the server was started again while the call was running", job_id=call.id))
+                call.fail(
+                    JobLost(
+                        "the server does not know our session any more, and this call is not idempotent; it may have run",
+                        job_id=call.id,
+                    )
+                )
         self.start(again)
         for request in requests.values():
             if not request.done():
-                request.set_exception(ConnectError("the server was started again; ask again"))
+                request.set_exception(
+                    ConnectError("the server does not know our session any more; ask again")
+                )
 
     def _on_unsendable(self, message: Any, error: Exception) -> None:
         call = self._calls.pop(message[1], None)

@@ -142,6 +142,10 @@ class InProcessTransport(Transport):
                 self._session.receive(message["bytes"])
             elif not answered.done():
                 answered.set_result(False)
+            elif kind == "websocket.close":
+                self._session.give_up(
+                    ProtocolError(f"the app closed its socket: {message.get('reason') or 'no reason given'}")
+                )
 
         async def serve() -> None:
             try:

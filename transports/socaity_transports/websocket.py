@@ -47,6 +47,10 @@ RECONNECT_FOR = 60.0
 """Seconds for which a lost connection is tried to be made again before its jobs are given up."""
 
 
+_LONG_LIFE = 1.0
+"""Seconds after which a connection was a good one."""
+
+
 class WebSocketTransport(Transport):
     """`ws://` and `wss://`: connects when there is something to say, and again as long as somebody waits."""
 
@@ -64,6 +68,8 @@ class WebSocketTransport(Transport):
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._closed = False
+        self._short_lives = 0
+        self._trouble_since = 0.0
 
     @classmethod
     def open(cls, target: Target) -> Self:
@@ -117,8 +123,10 @@ class WebSocketTransport(Transport):
         """Make a connection; the first time one try, after a loss as many as fit in RECONNECT_FOR."""
         session = self.session
         lost_at = time.monotonic()
-        attempt = 0
+        attempt = self._short_lives
         try:
+            if attempt:
+                await asyncio.sleep(_delay(attempt))
             while True:
                 try:
                     async with asyncio.timeout(self._target.timeout):
@@ -131,14 +139,12 @@ class WebSocketTransport(Transport):
                 except SocaityError as exc:
                     error = exc
                 attempt += 1
-                worth_it = (
-                    isinstance(error, (ConnectError, TransportTimeout)) and session._session is not None
-                )
+                worth_it = isinstance(error, (ConnectError, TransportTimeout)) and session.is_known
                 if not worth_it or time.monotonic() - lost_at > self._reconnect_for:
                     self._connecting = None
                     session.give_up(error)
                     return
-                await asyncio.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))
+                await asyncio.sleep(_delay(attempt))
             self._connection = connection
             session.connect(connection.send)
             connection.watch_welcome(self._target.timeout)
@@ -183,13 +189,38 @@ class WebSocketTransport(Transport):
         session.disconnect()
         if self._closed:
             return
-        if reason is not None and not was_open:
+        if isinstance(reason, ProtocolError) and was_open:
+            session.drop_unanswered(reason)
+        elif reason is not None and not (
+            session.is_known and isinstance(reason, TransportTimeout | ConnectError)
+        ):
             session.give_up(
                 reason
             )  # it answered, but does not speak our protocol: another try would not help
+            return
+        if self._note_life(connection.age):
+            session.give_up(
+                reason or ConnectError(f"connections to {self._target.url} break again and again")
+            )
         elif session.has_work:
-            logger.info("the connection to %s was lost; connecting again", self._target.url)
+            logger.info("a connection was lost; connecting again")
             self._ensure_connection()
+
+    def _note_life(self, age: float) -> bool:
+        """Count connections that broke at once; True if there has been nothing else for as long as we try."""
+        now = time.monotonic()
+        if age > _LONG_LIFE:
+            self._short_lives = 0
+            return False
+        if not self._short_lives:
+            self._trouble_since = now
+        self._short_lives += 1
+        return now - self._trouble_since > self._reconnect_for
+
+
+def _delay(attempt: int) -> float:
+    """Full-jitter back-off in seconds."""
+    return random.uniform(0, min(2.0, 0.05 * 2.0 ** min(attempt, 10)))
 
 
 class _Connection(asyncio.Protocol):
@@ -206,8 +237,14 @@ class _Connection(asyncio.Protocol):
         self._fragments: list[bytes] = []
         self._reason: SocaityError | None = None
         self._heard = 0.0
+        self._made_at = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._welcome_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def age(self) -> float:
+        """Seconds since the connection was made."""
+        return self._loop.time() - self._made_at
 
     # -- asyncio.Protocol ----------------------------------------------------------------------------------------------
 
@@ -287,6 +324,8 @@ class _Connection(asyncio.Protocol):
             self._fail(
                 AuthenticationError(f"{self._target.url} refused the key (HTTP {status})", status=status)
             )
+        elif status is not None and (status in (408, 425, 429) or status >= 500):
+            self._fail(ConnectError(f"{self._target.url} is not ready (HTTP {status})"))
         elif isinstance(error, InvalidHandshake):
             self._fail(ProtocolError(f"{self._target.url} does not speak {PROTOCOL}: {error}"))
         else:

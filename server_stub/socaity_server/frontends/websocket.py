@@ -93,7 +93,9 @@ class WebSocketFrontend:
                 session = self._welcome(await _receive_frame(receive), connection)
             while session is not None and (data := await _receive_frame(receive)) is not None:
                 session.take(data)
-        except (MalformedError, ValueError, TypeError, LookupError) as exc:
+            if session is not None and session.is_idle:
+                session.expire()  # the client has closed and nothing is left
+        except MalformedError as exc:
             await connection.say_goodbye(f"this is not {PROTOCOL}: {exc}")
             if session is not None:
                 session.expire()
@@ -123,12 +125,22 @@ class WebSocketFrontend:
         session = self.sessions.get(str(wanted.get("session")))
         resumed = session is not None
         if session is None:
-            if len(self.sessions) >= MAX_SESSIONS:
-                raise MalformedError("the server has too many sessions")
+            self._make_room()
             session = Session(self, secrets.token_urlsafe(18))
             self.sessions[session.id] = session
+        max_frame = wanted.get("max_frame")
         session.connect(connection, resumed, received if resumed else 0)
+        session.limit_frames(max_frame if type(max_frame) is int and max_frame > 0 else None)
         return session
+
+    def _make_room(self) -> None:
+        """Forget the session that has waited longest for its client. Raises MalformedError if all are connected."""
+        if len(self.sessions) < MAX_SESSIONS:
+            return
+        waiting = next((session for session in self.sessions.values() if not session.is_connected), None)
+        if waiting is None:
+            raise MalformedError("the server has too many sessions")
+        waiting.expire()
 
     def close(self) -> None:
         """End all sessions."""
@@ -182,10 +194,20 @@ class Session:
         self._link.disconnect()
         if self._is_expired:
             return
-        if self._running or self._watches or self._control or not self._link.is_idle:
-            self._expiry = self._loop.call_later(self._frontend.session_ttl, self.expire)
-        else:
-            self.expire()
+        self._expiry = self._loop.call_later(self._frontend.session_ttl, self.expire)
+
+    @property
+    def is_connected(self) -> bool:
+        return self._connection is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing runs and nothing is on its way."""
+        return not (self._running or self._watches or self._control) and self._link.is_idle
+
+    def limit_frames(self, max_frame: int | None) -> None:
+        """What the client takes at once."""
+        self._link.max_frame = max_frame
 
     def expire(self) -> None:
         """Forget the client: its direct calls are cancelled, its jobs run on."""
@@ -233,6 +255,9 @@ class Session:
                     error = InvalidInputError(f"{exc} (SUBMIT, not CALL)", status=400, code="not_direct")
                     self._post([ERROR, n, to_problem(error)])
                 except SocaityError as exc:
+                    self._post([ERROR, n, to_problem(exc)])
+                except Exception as exc:  # one call must not end the others
+                    logger.exception("a call failed")
                     self._post([ERROR, n, to_problem(exc)])
                 else:
                     running[n] = call
@@ -341,7 +366,7 @@ class Session:
         return True
 
     def _on_unsendable(self, message: list[Any], error: Exception) -> None:
-        """A result has no form on the wire: its call fails instead."""
+        """A result has no form on the wire or is too large for the client: its call fails instead."""
         n = message[1]
         problem = to_problem(JobFailed(f"the result cannot be sent: {error}", code="result_not_serialisable"))
         unwatch = self._watches.pop(n, None)
@@ -406,9 +431,11 @@ def _check(message: list[Any]) -> bool:
 
 
 async def _receive_frame(receive: Receive) -> bytes | None:
-    """The next frame, or None at the end. Raises MalformedError for text."""
+    """The next frame, or None at a proper end. Raises MalformedError for text and OSError for a connection that broke."""
     message = await receive()
     if message["type"] == "websocket.disconnect":
+        if message.get("code") != 1000:
+            raise OSError("the connection broke")
         return None
     data: bytes | None = message.get("bytes")
     if data is None:
