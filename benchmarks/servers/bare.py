@@ -1,4 +1,4 @@
-"""A bare ASGI application that parses a JSON body and answers what it is told, with the router's uvicorn settings.
+"""A bare ASGI application that parses a JSON body and answers what it is told, started just as the router.
 
 The answer is the first argument, as JSON.
 """
@@ -34,6 +34,6 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 
 if __name__ == "__main__":
-    server = SocaityRouter().server(port=0, on_ready=lambda url: print(url, flush=True))
-    server.config.app = app
-    server.run()
+    router = SocaityRouter()
+    router.app = app
+    router.start(port=0, log_level="warning", on_ready=lambda url: print(url, flush=True))

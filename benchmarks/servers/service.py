@@ -51,7 +51,6 @@ class CountingApp:
 
 
 if __name__ == "__main__":
-    server = router.server(port=0, on_ready=lambda url: print(url, flush=True))
     if "--count" in sys.argv:
-        server.config.app = CountingApp(server.config.app)
-    server.run()
+        router.app = CountingApp(router.app)
+    router.start(port=0, log_level="warning", on_ready=lambda url: print(url, flush=True))
