@@ -49,19 +49,17 @@ def compile_check(parameter: ParameterDescription, endpoint: EndpointDescription
 def plain(value: Any) -> Any:
     """Models, dataclasses and enums as plain values, also inside of lists and mappings; everything else as it is.
 
-    Raises UnfinishedError for a Job.
+    Raises UnfinishedError for a Job, and ValueError for a key that has no form on the wire.
     """
     kind = type(value)
     if kind in _ATOMS:
         return value
     if kind is list or kind is tuple:
         return value if _ATOMS.issuperset(map(type, value)) else [plain(item) for item in value]
-    if kind is dict:
-        return (
-            value
-            if _ATOMS.issuperset(map(type, value.values()))
-            else {key: plain(item) for key, item in value.items()}
-        )
+    if isinstance(value, dict):
+        if _ATOMS.issuperset(map(type, value)) and _ATOMS.issuperset(map(type, value.values())):
+            return value
+        return {_key(key): plain(item) for key, item in value.items()}
     if isinstance(value, (Job, JobReference)):
         raise UnfinishedError
     if isinstance(value, Enum):
@@ -70,6 +68,13 @@ def plain(value: Any) -> Any:
         return plain(dataclasses.asdict(value))
     dump = getattr(value, "model_dump", None)
     return plain(dump(mode="python")) if dump is not None and hasattr(value, "model_fields_set") else value
+
+
+def _key(key: Any) -> Any:
+    key = plain(key)
+    if isinstance(key, (str, int, float, bytes, type(None))):
+        return key
+    raise ValueError(f"a mapping has the key {_describe(key)}; only text and numbers can be keys")
 
 
 def _describe(value: Any) -> str:
@@ -336,7 +341,7 @@ def _object(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Check:
             if one is None:
                 raise ValueError(f"unknown key {name!r} (known: {', '.join(properties) or 'none'})")
             try:
-                checked[name] = one(item)
+                checked[_key(name)] = one(item)
             except ValueError as exc:
                 raise ValueError(f"[{name!r}]: {exc}") from None
         return checked

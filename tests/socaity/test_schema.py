@@ -121,6 +121,7 @@ TREE = {
         ({"type": "string", "format": "binary"}, io.StringIO("ab"), b"ab"),
         ({}, Model(points=[Point(1)]), {"points": [{"x": 1, "colour": "red"}]}),
         ({}, [Point(1), (Colour.RED,)], [{"x": 1, "colour": "red"}, ["red"]]),
+        ({}, {Colour.RED: 1, 2: 3}, {"red": 1, 2: 3}),
         ({"type": "unheard of"}, 1, 1),
         ({"allOf": [True]}, 1, 1),
     ],
@@ -164,6 +165,8 @@ def test_fitting_values_are_sent_in_plain_form(schema: dict[str, Any], value: An
         (POINT, 5, "expected a mapping"),
         ({"allOf": [False]}, 1, "nothing is allowed"),
         ({"type": "string", "format": "binary"}, 5, "expected bytes, a path or an open file"),
+        ({}, {"a": [{(1, 2): 3}]}, "a mapping has the key"),
+        ({"type": "object"}, {(1, 2): 3}, "only text and numbers can be keys"),
         (TREE, {"children": [{"children": 5}]}, "['children']: [0]: ['children']: expected a list"),
     ],
 )  # fmt: skip
