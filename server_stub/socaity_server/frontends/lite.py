@@ -127,7 +127,11 @@ class ModelHandler:
             raise InvalidInputError(
                 f"{self.name} has several inputs: give them by name ({names}).", parameter="features"
             )
-        if self._stacks and isinstance(features, list):
+        if (
+            self._stacks
+            and isinstance(features, list)
+            and not (self._rank == 1 and features and type(features[0]) is list)
+        ):
             depth, inner = 0, features
             while isinstance(inner, list) and inner:
                 depth, inner = depth + 1, inner[0]
