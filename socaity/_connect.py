@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ._portal import portal
 from ._retry import RetryPolicy
 from ._service import Service
 from .exceptions import ConfigurationError
@@ -57,7 +58,7 @@ def connect(
 def _opener(target: Target, transport: Any) -> Callable[[], Transport]:
     """How to open the wire; finds an unknown scheme or name now and not at the first call."""
     if isinstance(transport, Transport):
-        return lambda: transport
+        return _of_this_process(transport)
     if transport is None or isinstance(transport, str):
         from ._registry import find_transport
 
@@ -68,3 +69,16 @@ def _opener(target: Target, transport: Any) -> Callable[[], Transport]:
     if callable(transport):
         return lambda: transport(target)
     raise ConfigurationError(f"transport must be a name or a Transport, not {type(transport).__name__}")
+
+
+def _of_this_process(transport: Transport) -> Callable[[], Transport]:
+    generation = portal.generation
+
+    def open_wire() -> Transport:
+        if generation != portal.generation:
+            raise ConfigurationError(
+                "the transport belongs to the parent process; give connect() its class, or a function that makes one"
+            )
+        return transport
+
+    return open_wire

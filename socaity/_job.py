@@ -205,7 +205,9 @@ class Job(Waitable, Generic[T_co]):
         """Ask the service to stop the job; False if it has ended.
 
         Returns at once. The job ends as `cancelled` when the service confirms; a job that was not sent yet ends here.
+        In the child of a fork the jobs of the parent have ended as JobLost.
         """
+        self._end_if_left_behind()
         if self._ended:
             return False
         portal.call_soon(self._endpoint.service._cancel, self)
@@ -369,8 +371,8 @@ class Job(Waitable, Generic[T_co]):
             raise TimeoutError(f"job {self.id} is still {self._status} after {timeout:g} s; it runs on")
 
     def _show(self) -> None:
-        self._check_process()
-        if self._display is None and self._endpoint.service.shows_progress:
+        self._end_if_left_behind()
+        if self._display is None and not self._ended and self._endpoint.service.shows_progress:
             _display.begin(self)
 
     def _interruptible(self, wait: Callable[..., bool], *args: Any) -> bool:
@@ -384,13 +386,22 @@ class Job(Waitable, Generic[T_co]):
             )
             raise
 
-    def _check_process(self) -> None:
-        """Nothing reaches a job of the parent in the child of a fork; a wait would last for ever."""
-        if self._generation != portal.generation:
-            raise JobLost(
-                f"job {self.id} was started before this process was forked; service.job({self.id!r}) attaches to it",
+    def _when_ended(self, function: Callable[[], None]) -> None:
+        self._end_if_left_behind()
+        super()._when_ended(function)
+
+    def _end_if_left_behind(self) -> None:
+        """Nothing reaches a job of the parent in the child of a fork, and nothing of it may reach the parent's wire."""
+        if self._ended or self._generation == portal.generation:
+            return
+        self._waiters = self._changed = self._display = None  # threads, loops and lines of the parent
+        self._accepted = True  # no further try
+        self.fail(
+            JobLost(
+                f"job {self.id} belongs to the parent process; service.job({self.id!r}) attaches to it from here",
                 job_id=self.id,
             )
+        )
 
     def _check_streaming(self) -> None:
         if not self._endpoint.may_stream:
@@ -403,7 +414,7 @@ class Job(Waitable, Generic[T_co]):
         """A signal for what comes after chunk `index`, or None if something is there already."""
         if self._ended:
             return None
-        self._check_process()
+        self._end_if_left_behind()
         with _waiters_lock:
             signal = self._changed
             if signal is None:

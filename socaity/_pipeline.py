@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from . import _display
 from ._job import Job, JobReference
 from ._portal import Signal, Waitable, _waiters_lock, portal
-from .exceptions import InvalidInputError, JobFailed, SocaityError
+from .exceptions import InvalidInputError, JobFailed, JobLost, SocaityError
 
 if TYPE_CHECKING:
     from ._service import Endpoint
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["JobGroup", "as_completed", "gather"]
 
 T = TypeVar("T")
+_TOLD_IDS = 3
 
 
 class JobGroup(Waitable, Generic[T]):
@@ -30,6 +30,7 @@ class JobGroup(Waitable, Generic[T]):
         "_completed",
         "_display",
         "_feed_error",
+        "_generation",
         "_is_cancelled",
         "_is_fed",
         "_members",
@@ -41,6 +42,7 @@ class JobGroup(Waitable, Generic[T]):
         super().__init__()
         self._members: list[Job[T]] = []
         self._completed = 0
+        self._generation = portal.generation
         self._is_fed = False
         self._is_cancelled = False
         self._feed_error: BaseException | None = None
@@ -68,7 +70,7 @@ class JobGroup(Waitable, Generic[T]):
         """The results in order. Raises the first member's error, or TimeoutError; the members run on in any case."""
         if not self._ended:
             self._show()
-            if not self._wait(timeout):
+            if not _interruptible(self._members, "group.cancel()", self._wait, timeout):
                 raise TimeoutError(f"{self!r} after {timeout:g} s; the jobs run on")
         return self._collect(return_exceptions)
 
@@ -82,13 +84,17 @@ class JobGroup(Waitable, Generic[T]):
         index = 0
         while True:
             while index < len(self._members):
-                yield self._members[index].result()
+                job = self._members[index]
+                if not job._ended:
+                    job._show()
+                    _interruptible(self._members, "group.cancel()", job._wait, None)
+                yield job.result()
                 index += 1
             if not self._is_more(index):
                 return
             signal = self._next_room(index)
             if signal is not None:
-                signal.wait()
+                _interruptible(self._members, "group.cancel()", signal.wait)
 
     async def __aiter__(self) -> AsyncIterator[T]:
         index = 0
@@ -147,6 +153,7 @@ class JobGroup(Waitable, Generic[T]):
         return len(self._members) - self._completed
 
     def _next_room(self, index: int | None = None) -> Signal | None:
+        self._end_if_left_behind()
         with _waiters_lock:
             signal = self._room
             if signal is None:
@@ -187,9 +194,29 @@ class JobGroup(Waitable, Generic[T]):
         return [job._value for job in self._members]
 
     def _show(self) -> None:
+        self._end_if_left_behind()
+        if self._display is not None or self._ended:
+            return
         # the members of a map may be still to come; the display then asks again
-        if self._display is None and (not self._members or self._members[0]._endpoint.service.shows_progress):
+        if not self._members or self._members[0]._endpoint.service.shows_progress:
             _display.begin(self)
+
+    def _when_ended(self, function: Callable[[], None]) -> None:
+        self._end_if_left_behind()
+        super()._when_ended(function)
+
+    def _end_if_left_behind(self) -> None:
+        """In the child of a fork the members of the parent end as JobLost, and no more of them come."""
+        if self._ended or self._generation == portal.generation:
+            return
+        self._waiters = self._room = self._display = None  # threads, loops and lines of the parent
+        for job in self._members:
+            job._end_if_left_behind()
+        self._completed = len(self._members)
+        if not self._is_fed:
+            self._feed_error = JobLost("the inputs of the map are read in the parent process")
+            self._is_fed = True
+        self._end()
 
 
 def gather(*jobs: Job[T]) -> JobGroup[T]:
@@ -198,41 +225,82 @@ def gather(*jobs: Job[T]) -> JobGroup[T]:
 
 
 class as_completed(Generic[T]):
-    """The jobs in the order in which they end, for `for` and `async for`."""
+    """The jobs in the order in which they end, for `for` and `async for`; every loop over it gets them all."""
 
     def __init__(self, jobs: Iterable[Job[T]]) -> None:
-        self._ready: deque[Job[T]] = deque()
+        self._jobs = list(jobs)
+        self._ready: list[Job[T]] = []
         self._signal: Signal | None = None
-        self._left = 0
-        for job in list(jobs):
-            self._left += 1
+        self._generation = portal.generation
+        for job in self._jobs:
             job._when_ended(_bound(self._put, job))
+
+    def __iter__(self) -> Iterator[Job[T]]:
+        index = 0
+        while index < len(self._jobs):
+            signal = self._next_signal(index)
+            if signal is not None:
+                _interruptible(self._jobs, "job.cancel()", signal.wait)
+            else:
+                yield self._ready[index]
+                index += 1
+
+    async def __aiter__(self) -> AsyncIterator[Job[T]]:
+        index = 0
+        while index < len(self._jobs):
+            signal = self._next_signal(index)
+            if signal is not None:
+                await signal
+            else:
+                yield self._ready[index]
+                index += 1
 
     def _put(self, job: Job[T]) -> None:
         self._ready.append(job)
-        signal = self._signal
+        with _waiters_lock:
+            signal, self._signal = self._signal, None
         if signal is not None:
             signal.set()
 
-    def _next_signal(self) -> Signal | None:
-        signal = self._signal = Signal()
-        return None if self._ready else signal
+    def _next_signal(self, index: int) -> Signal | None:
+        """A signal for the next job that ends, or None if number `index` has ended."""
+        if len(self._ready) > index:
+            return None
+        if self._generation != portal.generation:
+            self._end_left_behind()
+        with _waiters_lock:
+            signal = self._signal
+            if signal is None:
+                signal = self._signal = Signal()
+        return None if len(self._ready) > index else signal
 
-    def __iter__(self) -> Iterator[Job[T]]:
-        while self._left:
-            while self._ready:
-                self._left -= 1
-                yield self._ready.popleft()
-            if self._left and (signal := self._next_signal()) is not None:
-                signal.wait()
+    def _end_left_behind(self) -> None:
+        """In the child of a fork the unfinished jobs of the parent end as JobLost."""
+        self._generation = portal.generation
+        self._signal = None
+        missing = {id(job): job for job in self._jobs}
+        for job in self._ready:
+            missing.pop(id(job), None)
+        for job in self._jobs:
+            job._end_if_left_behind()
+        self._ready += [job for job in self._jobs if id(job) in missing]
 
-    async def __aiter__(self) -> AsyncIterator[Job[T]]:
-        while self._left:
-            while self._ready:
-                self._left -= 1
-                yield self._ready.popleft()
-            if self._left and (signal := self._next_signal()) is not None:
-                await signal
+
+def _interruptible(jobs: list[Job[Any]], stop: str, wait: Callable[..., bool], *args: Any) -> bool:
+    """Wait; Ctrl-C says how to wait again for what is unfinished."""
+    try:
+        return wait(*args)
+    except KeyboardInterrupt:
+        unfinished = [job for job in jobs if not job._ended]
+        told = unfinished[:_TOLD_IDS]
+        for job in told:
+            job._endpoint.service._interrupted[job.id] = job
+        again = ", ".join(f"service.job({job.id!r})" for job in told)
+        _display.tell(
+            f"Stopped waiting; {len(unfinished)} of {len(jobs)} jobs run on. To wait again: {again}"
+            f"{', …' if len(unfinished) > len(told) else ''}; to stop them: {stop}"
+        )
+        raise
 
 
 def _bound(function: Callable[[Any], None], argument: Any) -> Callable[[], None]:

@@ -348,7 +348,7 @@ class Portal:
     def _forget(self) -> None:
         # fork() copies the loop but not its thread; closing it would wait for ever and would end the parent's sockets.
         if self._loop is not None:
-            _forgotten.append(self._loop)
+            self.leave_behind(self._loop)
         self.generation += 1
         self._lock = threading.Lock()
         self._loop = self._thread = None
@@ -356,8 +356,13 @@ class Portal:
         self._closers = []
         atexit.unregister(self._shut_down)
 
+    @staticmethod
+    def leave_behind(thing: object) -> None:
+        """Keep what is the parent's, in the child of a fork, so that no destructor touches the parent's sockets."""
+        _forgotten.append(thing)
 
-_forgotten: list[asyncio.AbstractEventLoop] = []  # kept, so that no destructor touches the parent's sockets
+
+_forgotten: list[object] = []
 
 
 def _set_futures_of(loop: asyncio.AbstractEventLoop, futures: list[asyncio.Future[None]]) -> None:

@@ -59,13 +59,16 @@ class Service:
         self.shows_progress = shows_progress
         self._description: ServiceDescription | None = None
         self._endpoints: dict[str, Endpoint] = {}
-        self._interrupted: dict[str, Job[Any]] = {}
         self._closed = False
+        self._transport: Transport | None = None
         self._reset()
 
     def _reset(self) -> None:
         self._generation = portal.generation
-        self._transport: Transport | None = None
+        if self._transport is not None:
+            portal.leave_behind(self._transport)
+            self._transport = None
+        self._interrupted: dict[str, Job[Any]] = {}
         self._between_tries: dict[Job[Any], asyncio.TimerHandle] = {}
         self._outbox: Outbox[Job[Any]] = Outbox(self._start)
         self._take_back: Callable[[], None] | None = None
@@ -194,6 +197,8 @@ class Service:
     def _wire(self) -> Transport:
         if self._closed:
             raise ConnectError(f"the service {self._target.url} was closed here")
+        if self._generation != portal.generation:
+            self._reset()
         if self._transport is None:
             self._transport = self._open_wire()
             self._take_back = portal.at_exit(self._transport.aclose)

@@ -103,5 +103,5 @@ def held(*endpoints: EndpointDescription, **options: Any) -> tuple[socaity.Servi
     """A service whose calls the test answers."""
     transport = HeldTransport(*endpoints)
     return socaity.connect(
-        "held://test", transport=transport, **{"progress": False, "retry": 1, **options}
+        "held://test", transport=lambda target: transport, **{"progress": False, "retry": 1, **options}
     ), transport

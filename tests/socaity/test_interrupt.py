@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import socaity
+
+from .doubles import held
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to a process")
 
 CODE = """
@@ -47,11 +51,38 @@ service.close()
         ("job = service.ask()", "job.exception(timeout=60)", "the value"),
         ("job = service.write()", "list(job)", "[]"),
         ("job = service.ask(); group = socaity.gather(job)", "list(group)", "the value"),
+        ("job = service.ask(); group = socaity.gather(job)", "group.result()", "the value"),
+        (
+            "job = service.ask(); group = socaity.gather(job)",
+            "list(socaity.as_completed([job]))",
+            "the value",
+        ),
     ],
 )
 def test_the_process_lives_on_and_says_how_to_wait_again(make: str, wait: str, result: str) -> None:
     code = CODE.format(root=str(Path(__file__).parents[2]), make=make, wait=wait)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=40)
     assert (done.stdout, done.returncode) == (f"interrupted\n{result}\n", 0), done.stderr
-    assert "Stopped waiting; job" in done.stderr
+    assert "Stopped waiting; " in done.stderr
     assert "service.job(" in done.stderr
+
+
+def test_a_group_names_its_first_unfinished_members_and_counts_the_rest(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, wire = held()
+    jobs = [service.ask(i) for i in range(6)]
+    wire.succeed(wire.wait_for(6)[0])
+    group = socaity.gather(*jobs)
+
+    def interrupted(timeout: float | None = None) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(socaity.JobGroup, "_wait", lambda self, timeout: interrupted(timeout))
+    with pytest.raises(KeyboardInterrupt):
+        group.result()
+    told = capsys.readouterr().err
+    assert "5 of 6 jobs run on" in told
+    assert [job.id in told for job in jobs] == [False, True, True, True, False, False]
+    assert service.job(jobs[1].id) is jobs[1]
+    service.close()

@@ -122,6 +122,26 @@ def test_as_completed_gives_the_jobs_as_they_end() -> None:
 # -- map -------------------------------------------------------------------------------------------------------------
 
 
+def test_several_loops_over_one_as_completed_get_all_jobs() -> None:
+    service, wire = held()
+    jobs = [service.ask(i) for i in range(3)]
+    calls = wire.wait_for(3)
+    completed = socaity.as_completed(jobs)
+    first = iter(completed)
+    seen: list[list[Any]] = [[], []]
+    threads = [threading.Thread(target=lambda one=one: one.extend(completed)) for one in seen]
+    for thread in threads:
+        thread.start()
+    wire.succeed(calls[2])
+    assert next(first) is jobs[2]
+    for call in calls[:2]:
+        wire.succeed(call)
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert [*seen, [jobs[2], *first], list(completed)] == [[jobs[2], jobs[0], jobs[1]]] * 4
+    service.close()
+
+
 def test_map_gives_the_results_in_the_order_of_the_inputs(doubler: socaity.Service) -> None:
     group = doubler.ask.map(range(100), concurrency=7)
     assert group.result(DEADLINE) == list(range(0, 200, 2))

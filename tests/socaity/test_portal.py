@@ -177,6 +177,90 @@ print("both")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_the_child_of_a_fork_neither_waits_for_nor_touches_what_is_the_parents() -> None:
+    done = run_script("""
+import asyncio, os, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+import socaity
+from tests.socaity.doubles import HeldTransport, endpoint
+wires = []
+def open_wire(target):
+    wires.append(HeldTransport(endpoint("ask"), endpoint("write", streaming=True)))
+    return wires[-1]
+service = socaity.connect("held://x", transport=open_wire, progress=False, retry=1)
+ask = service.ask
+jobs = [ask(i) for i in range(4)]
+write = service.write()
+called = []
+jobs[3].add_done_callback(called.append)
+group, ended = socaity.gather(*jobs[:3]), socaity.as_completed(jobs)
+forever = ask.map(iter(lambda: 1, 2), concurrency=2)
+wires[0].wait_for(7)
+service._interrupted[jobs[0].id] = jobs[0]
+
+def loss(function):
+    try:
+        function()
+    except socaity.JobLost as exc:
+        return str(exc)
+    raise AssertionError(function)
+
+pid = os.fork()
+if pid == 0:
+    assert not jobs[0].cancel() and not group.cancel()
+    assert "belongs to the parent process; service.job(" in loss(jobs[0].result)
+    async def wait(): return await jobs[1]
+    loss(lambda: asyncio.run(wait()))
+    loss(lambda: list(write))
+    loss(group.result)
+    loss(lambda: list(group))
+    loss(forever.result)
+    loss(lambda: list(forever))
+    loss(socaity.gather(jobs[0]).result)
+    assert sorted(map(id, ended)) == sorted(map(id, jobs))
+    assert len(list(socaity.as_completed(jobs))) == 4
+    assert "belongs to the parent" in str(ask(jobs[0]).exception(20))
+    assert not wires[0].cancelled and not called and len(wires) == 1
+    again = service.job(jobs[0].id)
+    assert again is not jobs[0]
+    while len(wires) < 2: service.refresh()
+    [call] = wires[1].wait_for(1)
+    wires[1].succeed(call, "attached")
+    assert again.result(20) == "attached"
+    assert len(wires[0].calls) == 7
+    service.close()
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+for call in wires[0].wait_for(7)[:4]:
+    wires[0].succeed(call, "parent")
+assert group.result(20) == ["parent"] * 3 and len(called) == 1
+forever.cancel()
+service.close()
+print("both")
+""")
+    assert (done.stdout, done.stderr, done.returncode) == ("both\n", "", 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_transport_object_of_the_parent_is_refused_in_the_child() -> None:
+    done = run_script("""
+import os, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+import socaity
+from tests.socaity.doubles import HeldTransport
+service = socaity.connect("held://x", transport=HeldTransport(), progress=False, retry=1)
+ask = service.ask
+pid = os.fork()
+if pid == 0:
+    error = ask().exception(20)
+    os._exit(7 if "belongs to the parent" in str(error) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+service.close()
+""")
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_fork_while_others_wait_never_deadlocks_the_child() -> None:
     # not measured: coverage has a lock of its own that a fork may find taken
     script = """
