@@ -283,10 +283,16 @@ class Job(Waitable, Generic[T_co]):
             self._seq = seq
         self._accepted = True
         if kind == "chunk":
+            decode = self._endpoint.decode_chunk
+            if decode is not None:
+                try:
+                    data = decode(data)
+                except Exception as exc:  # the user's own type refused the chunk
+                    self.fail(_as_failed(exc, self.id, "a chunk"))
+                    return
             if self._chunks is None:
                 self._chunks = []
-            decode = self._endpoint.decode_chunk
-            self._chunks.append(data if decode is None else decode(data))
+            self._chunks.append(data)
         elif kind == "result":
             self.succeed(data)
             return
@@ -473,9 +479,9 @@ class JobReference:
         return f"<{self.job!r}{''.join(f'[{key!r}]' for key in self.path)}>"
 
 
-def _as_failed(exc: Exception, job_id: str) -> JobFailed:
+def _as_failed(exc: Exception, job_id: str, what: str = "the result") -> JobFailed:
     error = JobFailed(
-        f"the result does not fit the declared type: {exc}", job_id=job_id, error_type=type(exc).__name__
+        f"{what} does not fit the declared type: {exc}", job_id=job_id, error_type=type(exc).__name__
     )
     error.__cause__ = exc
     return error

@@ -342,6 +342,29 @@ def test_a_result_that_does_not_fit_the_declared_type_fails_the_job() -> None:
 # -- cancelling ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("error", [RuntimeError("no cat"), ValueError("no cat"), ArithmeticError("no cat")])
+def test_a_chunk_that_does_not_fit_the_declared_type_fails_the_job(error: Exception) -> None:
+    service, wire = held(endpoint("write", streaming=True))
+
+    def refuse(chunk: Any) -> Any:
+        if chunk:
+            raise error
+        return chunk
+
+    service.write.decode_chunk = refuse
+    job = service.write()
+    [call] = wire.wait_for(1)
+    wire.deliver(call, ("chunk", 0), ("chunk", 1), ("chunk", 0), ("result", None))
+    chunks = iter(job)
+    assert next(chunks) == 0
+    with pytest.raises(JobFailed, match="a chunk does not fit the declared type: no cat") as caught:
+        next(chunks)
+    assert caught.value.__cause__ is error
+    assert caught.value.error_type == type(error).__name__
+    assert job.exception(DEADLINE) is caught.value
+    service.close()
+
+
 def test_cancel_asks_the_service_and_the_job_ends_as_cancelled() -> None:
     service, wire = held()
     job = service.ask()
