@@ -44,6 +44,7 @@ class DirectRoute:
             max_batch_wait=route.max_batch_wait,
             instances=1 if route.outputs else route.batch_threads,
             inline=bool(route.outputs),
+            replay=route.idempotent or bool(route.outputs),
             name=route.name,
         )
         # one fixed shape: all calls may go together

@@ -143,8 +143,11 @@ class HTTPTransport(Transport):
         with self._cancellable(call.id) as local:
             try:
                 value = await local.guard(lambda: self._value(request, call.id))
-            except TransportError as exc:
-                if call.endpoint.idempotent or isinstance(exc, ConnectError):
+            except (TransportError, ServerError) as exc:
+                is_clear = isinstance(exc, ConnectError) or (
+                    isinstance(exc, ServerError) and exc.status not in AMBIGUOUS_STATUS
+                )
+                if call.endpoint.idempotent or is_clear:
                     raise
                 call.accept()  # it may have run, so no new try
                 raise JobLost(f"the connection broke while the call ran: {exc}", job_id=call.id) from exc

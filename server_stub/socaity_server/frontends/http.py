@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from socaity.exceptions import APIError, InvalidInputError, NotFoundError, SocaityError
+from socaity.exceptions import APIError, AuthenticationError, InvalidInputError, NotFoundError, SocaityError
 from socaity.protocol.description import PROTOCOL, ServiceDescription
 from socaity.protocol.events import JobStatus
 
@@ -22,6 +22,7 @@ from ..dataplane import DataPlane
 from ..route import Route, suggestion
 from . import lite, openapi
 from .bodies import check_length, limited_stream, read_arguments
+from .origin import is_cross_origin
 from .preferences import Preferences, seconds
 from .responses import EventStream, error_of, job_document, job_response, problem_response, value_response
 from .websocket import WebSocketFrontend
@@ -32,6 +33,17 @@ _logger = logging.getLogger(__name__)
 _MAX_PAGE = 1000
 _BLOB_CHUNK = 2**18
 _CLIENT_CLOSED_REQUEST = 499
+
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def _cross_origin() -> AuthenticationError:
+    return AuthenticationError(
+        "A page of another origin may not call this service; call it from a program, or serve the page from here.",
+        status=403,
+        code="cross_origin",
+    )
 
 
 class SocaityApp(FastAPI):
@@ -63,6 +75,9 @@ class SocaityApp(FastAPI):
         if kind == "http":
             if not self.dataplane.is_ready:
                 await self._start(scope)
+            if scope["method"] not in _SAFE_METHODS and is_cross_origin(scope):
+                await problem_response(_cross_origin())(scope, receive, send)
+                return
             hot = self._hot.get(scope["path"])
             if hot is not None and scope["method"] == "POST":
                 await hot(scope, receive, send)

@@ -11,10 +11,9 @@ import logging
 import re
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from socaity.exceptions import (
     ConfigurationError,
@@ -43,6 +42,8 @@ from socaity.protocol.frames import (
 )
 from socaity.protocol.link import Link
 from socaity.protocol.messagepack import MalformedError
+
+from .origin import is_cross_origin
 
 if TYPE_CHECKING:
     from ..dataplane import DataPlane
@@ -79,7 +80,7 @@ class WebSocketFrontend:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
-        if not _is_same_origin(scope) or PROTOCOL not in scope.get("subprotocols", ()):
+        if is_cross_origin(scope) or PROTOCOL not in scope.get("subprotocols", ()):
             await send(
                 {"type": "websocket.close", "code": 1002, "reason": f"speak {PROTOCOL}, from the same origin"}
             )
@@ -441,15 +442,6 @@ async def _receive_frame(receive: Receive) -> bytes | None:
     if data is None:
         raise MalformedError("a text frame")
     return data
-
-
-def _is_same_origin(scope: Mapping[str, Any]) -> bool:
-    """Browsers let any page open a socket anywhere and say in `Origin` which page it is; programs send none."""
-    headers = dict(scope.get("headers", ()))
-    origin = headers.get(b"origin")
-    return origin is None or urlsplit(origin.decode("latin-1")).netloc == headers.get(b"host", b"").decode(
-        "latin-1"
-    )
 
 
 def _walk(value: Any) -> Iterator[Any]:
