@@ -360,7 +360,7 @@ def call_with_jobs(endpoint: Endpoint, args: tuple[Any, ...], kwargs: dict[str, 
     """A call whose arguments hold jobs: sent when they have ended."""
     upstream = list({id(job): job for job in _jobs_in((args, kwargs))}.values())
     job: Job[Any] = Job(endpoint, {})
-    job.context = copy_context()
+    job.context = copy_context()  # the wire may not be open yet
     job._held = True
 
     def send() -> None:

@@ -323,7 +323,9 @@ class Endpoint:
             self.service._check_open()
             return call_with_jobs(self, args, kwargs)
         service = self.service
-        job.context = copy_context()
+        wire = service._transport
+        if wire is None or wire.uses_context:
+            job.context = copy_context()
         service._submit(job)
         return job
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -63,6 +64,9 @@ class Call(Protocol):
     def seq(self) -> int: ...
     @property
     def is_done(self) -> bool: ...
+    @property
+    def context(self) -> Context | None:
+        """The caller's context variables, if the transport `uses_context`; a copy of this call's own."""
 
     def deliver(self, event: JobEvent) -> None:
         """Hand over an event. Late or repeated ones are ignored by the job."""
@@ -79,6 +83,9 @@ class Call(Protocol):
 
 class Transport(ABC):
     """One wire to one service. Made by `open` without any input or output; used on one loop; closed once."""
+
+    uses_context: bool = True
+    """Whether calls run in the caller's context, as the default `start` does; False saves a copy of it per call."""
 
     @classmethod
     @abstractmethod
@@ -118,18 +125,37 @@ class Transport(ABC):
         A transport that carries many calls in one frame overrides this and needs no task.
         """
         for call in calls:
-            self._spawn(self._drive(call, self.run(call)))
+            self._carry(call, self.run(call))
 
     def attach(self, call: Call) -> None:
         """Follow a job that was submitted before, from another process perhaps."""
         call.accept()
-        self._spawn(self._drive(call, self.watch(call.id, after=call.seq)))
+        self._carry(call, self.watch(call.id, after=call.seq))
 
-    def _spawn(self, coroutine: Any) -> None:
-        tasks: set[asyncio.Task[None]] = vars(self).setdefault("_tasks", set())
-        task = asyncio.get_running_loop().create_task(coroutine)
+    def _carry(self, call: Call, events: AsyncIterator[JobEvent]) -> None:
+        """Deliver the events of one call in a task, which runs in the context of the caller."""
+        has_begun = False
+
+        async def drive() -> None:
+            nonlocal has_begun
+            has_begun = True
+            await self._drive(call, events)
+
+        def end(_: asyncio.Task[None]) -> None:
+            if not has_begun:  # cancelled before its first step
+                call.fail(JobLost("the connection was closed before the job was sent", job_id=call.id))
+                self._spawn(_close(events), into="_closings")
+
+        self._spawn(drive(), context=call.context).add_done_callback(end)
+
+    def _spawn(
+        self, coroutine: Coroutine[Any, Any, None], *, context: Context | None = None, into: str = "_tasks"
+    ) -> asyncio.Task[None]:
+        tasks: set[asyncio.Task[None]] = vars(self).setdefault(into, set())
+        task = asyncio.get_running_loop().create_task(coroutine, context=context)
         tasks.add(task)
         task.add_done_callback(tasks.discard)
+        return task
 
     async def _drive(self, call: Call, events: AsyncIterator[JobEvent]) -> None:
         """Deliver the events of one call; whatever happens, the call ends."""
@@ -150,9 +176,7 @@ class Transport(ABC):
             error.__cause__ = exc
             call.fail(error)
         finally:
-            close = getattr(events, "aclose", None)
-            if close is not None:  # now, and not when the collector finds it
-                await close()
+            await _close(events)
 
     async def _cancel_tasks(self) -> None:
         """For `aclose` of transports that use the default `start`."""
@@ -160,6 +184,14 @@ class Transport(ABC):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*vars(self).get("_closings", ()), return_exceptions=True)
+
+
+async def _close(events: AsyncIterator[JobEvent]) -> None:
+    """Close a generator now, and not when the collector finds it."""
+    close = getattr(events, "aclose", None)
+    if close is not None:
+        await close()
 
 
 def open_transport(target: Target, *, name: str | None = None) -> Transport:
