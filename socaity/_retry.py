@@ -17,9 +17,12 @@ _RETRIED_STATUS = frozenset({408, 425, 429, 502, 503, 504})
 class RetryPolicy:
     """Full-jitter exponential back-off: before try n+1 wait a random time up to `min(max_delay, base_delay · 2ⁿ)` seconds.
 
-    A `Retry-After` of the service is the least that is waited. Only what is known not to have run is tried again: a refused
-    connection, and the statuses 408, 425, 429, 502, 503 and 504 before the job was accepted. `max_time` bounds the whole,
-    in seconds. `RetryPolicy(attempts=1)` never tries again.
+    A `Retry-After` of the service is the least that is waited. Tried again is what failed before the job was accepted: with
+    a TransportError other than a ProtocolError (no connection, a broken one, no answer in time), or with the status 408,
+    425, 429, 502, 503 or 504. Such a try may have reached the service. All tries carry the same id, so that a service that
+    keeps jobs runs it once; a service that does not know the id may run it again. Where that can happen our HTTP transport
+    repeats only an idempotent endpoint and what surely did not run; other transports say so with `accept`. `max_time` bounds
+    the whole, in seconds. `RetryPolicy(attempts=1)` never tries again.
 
     Source of the formula: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
@@ -47,7 +50,7 @@ class RetryPolicy:
 
     @staticmethod
     def is_retried(error: SocaityError) -> bool:
-        """Whether the error says that the job did not run."""
+        """Whether a call that ended so, before it was accepted, is sent again."""
         if isinstance(error, TransportError):
             # the id of the job makes a repeated submit safe; where it does not, the transport says so (`accept`)
             return not isinstance(error, ProtocolError)
