@@ -36,7 +36,10 @@ def connect(
     """
     if isinstance(target, str):
         if "://" not in target:
-            raise ConfigurationError(f"{target!r} is no URL; write http://{target} or another scheme")
+            place = Target(f"http://{target}").place
+            raise ConfigurationError(
+                f"{place.removeprefix('http://')!r} is no URL; write {place} or another scheme"
+            )
         where = Target(target.rstrip("/"), api_key, dict(headers or {}), 10.0 if timeout is None else timeout)
     elif callable(target) or callable(getattr(target, "app", None)):
         where = Target(

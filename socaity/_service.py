@@ -106,7 +106,7 @@ class Service:
                 f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(endpoints)) or 'none'}"
             )
             raise NotFoundError(
-                f"{self._target.url} has no endpoint {name!r}; {hint}", code="unknown_endpoint"
+                f"{self._target.place} has no endpoint {name!r}; {hint}", code="unknown_endpoint"
             )
         return endpoints[name]
 
@@ -171,7 +171,7 @@ class Service:
 
     def __repr__(self) -> str:
         known = f"{len(self._endpoints)} endpoints" if self._description is not None else "not asked yet"
-        return f"<Service {self._target.url} ({known})>"
+        return f"<Service {self._target.place} ({known})>"
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -179,13 +179,15 @@ class Service:
             f"<td>{html.escape((one.__doc__ or '').partition(chr(10))[0])}</td></tr>"
             for name, one in sorted(self._endpoints.items())
         )
-        return f"<b>{html.escape(self._target.url)}</b><table>{rows}</table>"
+        return f"<b>{html.escape(self._target.place)}</b><table>{rows}</table>"
 
     # -- on the way to the wire ----------------------------------------------------------------------------------------
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ConfigurationError(f"the service {self._target.url} was closed; call socaity.connect again")
+            raise ConfigurationError(
+                f"the service {self._target.place} was closed; call socaity.connect again"
+            )
         if self._generation != portal.generation:
             self._reset()  # we are the child of a fork: the wire is the parent's
 
@@ -196,7 +198,7 @@ class Service:
 
     def _wire(self) -> Transport:
         if self._closed:
-            raise ConnectError(f"the service {self._target.url} was closed here")
+            raise ConnectError(f"the service {self._target.place} was closed here")
         if self._generation != portal.generation:
             self._reset()
         if self._transport is None:
@@ -283,7 +285,7 @@ class Service:
         waiting, self._between_tries = self._between_tries, {}
         for job, timer in waiting.items():
             timer.cancel()
-            job.fail(ConnectError(f"the service {self._target.url} was closed before the job was accepted"))
+            job.fail(ConnectError(f"the service {self._target.place} was closed before the job was accepted"))
         if transport is not None:
             await transport.aclose()
 

@@ -10,6 +10,7 @@ What a transport does not do: retry, route, limit or record. Those are wrapped a
 from __future__ import annotations
 
 import asyncio
+import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextvars import Context
@@ -24,20 +25,35 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "Target", "Transport", "open_transport"]
 
+_BEHIND_PATH = re.compile(r"[?#]")
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Target:
     """Where to connect and as whom. `app` is set instead of a URL for a router or ASGI app in this process."""
 
     url: str
-    api_key: str | None = field(default=None, repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """May hold credentials: what people and logs see is `place`."""
+    api_key: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
     timeout: float = 10.0
     app: Any = None
 
     @property
     def scheme(self) -> str:
         return self.url.partition(":")[0].lower()
+
+    @property
+    def place(self) -> str:
+        """The URL without what may be secret: user and password, query and fragment."""
+        scheme, slashes, rest = self.url.partition("://")
+        rest = _BEHIND_PATH.split(rest, 1)[0]
+        authority, slash, path = rest.partition("/")
+        shown = _BEHIND_PATH.split(scheme, 1)[0]
+        return f"{shown}{slashes}{authority.rpartition('@')[2]}{slash}{path}"
+
+    def __repr__(self) -> str:
+        return f"Target({self.place!r}, timeout={self.timeout!r}{'' if self.app is None else f', app={self.app!r}'})"
 
     def all_headers(self) -> dict[str, str]:
         """The headers of every request, with the key as a bearer token."""
