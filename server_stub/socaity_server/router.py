@@ -180,7 +180,7 @@ class SocaityRouter:
             server_header=False,
             ws="websockets-sansio",
             ws_per_message_deflate=False,
-            ws_max_size=self.app.max_body + _MIB,
+            ws_max_size=(self.dataplane.max_body or 0) + _MIB,
             lifespan="on",
             timeout_graceful_shutdown=max(int(self.grace), 1),
         )
