@@ -66,6 +66,10 @@ def plain(value: Any) -> Any:
         return value.value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return plain(dataclasses.asdict(value))
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return plain(dict(value))
     dump = getattr(value, "model_dump", None)
     return plain(dump(mode="python")) if dump is not None and hasattr(value, "model_fields_set") else value
 

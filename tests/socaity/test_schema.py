@@ -337,3 +337,21 @@ def test_a_batched_endpoint_takes_one_item_or_many() -> None:
 def test_an_array_of_the_right_dtype_is_not_copied() -> None:
     array = np.ones(3, np.float32)
     assert check_tensor(array, "float32", [3]) is array
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda bad: [bad],
+        lambda bad: {"a": ({"b": bad},)},
+        lambda bad: type("Rows", (list,), {})([bad]),
+        lambda bad: {"a": MappingProxyType(bad)},
+    ],
+)
+@pytest.mark.parametrize("schema", [{}, {"type": "object"}, {"type": "array"}])
+def test_a_key_that_has_no_form_on_the_wire_is_found_however_deep(wrap: Any, schema: dict[str, Any]) -> None:
+    service, wire = held(endpoint("ask", schema=schema))
+    with pytest.raises(InvalidInputError):
+        service.ask(wrap({(1, 2): 3}))
+    assert not wire.calls
+    service.close()

@@ -54,6 +54,8 @@ _LONG_LIFE = 1.0
 class WebSocketTransport(Transport):
     """`ws://` and `wss://`: connects when there is something to say, and again as long as somebody waits."""
 
+    uses_context = False
+
     def __init__(self, target: Target, *, reconnect_for: float = RECONNECT_FOR) -> None:
         self._target = target
         self._reconnect_for = reconnect_for
@@ -63,7 +65,7 @@ class WebSocketTransport(Transport):
         try:
             self._uri = parse_uri(url)
         except InvalidURI as exc:
-            raise ConfigurationError(f"{url!r} is no WebSocket URL: {exc}") from exc
+            raise ConfigurationError(f"{target.place} is no WebSocket URL") from exc
         self._session: ClientSession | None = None
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -134,7 +136,7 @@ class WebSocketTransport(Transport):
                     break
                 except TimeoutError:
                     error: SocaityError = TransportTimeout(
-                        f"{self._target.url} did not answer within {self._target.timeout:g} s"
+                        f"{self._target.place} did not answer within {self._target.timeout:g} s"
                     )
                 except SocaityError as exc:
                     error = exc
@@ -171,7 +173,7 @@ class WebSocketTransport(Transport):
             )
         except OSError as exc:
             raise ConnectError(
-                f"cannot connect to {self._target.url} ({exc.strerror or exc}); is the server running there?"
+                f"cannot connect to {self._target.place} ({exc.strerror or exc}); is the server running there?"
             ) from exc
         try:
             await connection.handshake
@@ -200,7 +202,7 @@ class WebSocketTransport(Transport):
             return
         if self._note_life(connection.age):
             session.give_up(
-                reason or ConnectError(f"connections to {self._target.url} break again and again")
+                reason or ConnectError(f"connections to {self._target.place} break again and again")
             )
         elif session.has_work:
             logger.info("a connection was lost; connecting again")
@@ -271,7 +273,7 @@ class _Connection(asyncio.Protocol):
         for timer in (self._timer, self._welcome_timer):
             if timer is not None:
                 timer.cancel()
-        error = self._reason or ConnectError(f"the connection to {self._target.url} was lost")
+        error = self._reason or ConnectError(f"the connection to {self._target.place} was lost")
         if not self.handshake.done():
             self.handshake.set_exception(error)
         self.handshake.exception()
@@ -322,14 +324,14 @@ class _Connection(asyncio.Protocol):
         status = getattr(response, "status_code", None)
         if status in (401, 403):
             self._fail(
-                AuthenticationError(f"{self._target.url} refused the key (HTTP {status})", status=status)
+                AuthenticationError(f"{self._target.place} refused the key (HTTP {status})", status=status)
             )
         elif status is not None and (status in (408, 425, 429) or status >= 500):
-            self._fail(ConnectError(f"{self._target.url} is not ready (HTTP {status})"))
+            self._fail(ConnectError(f"{self._target.place} is not ready (HTTP {status})"))
         elif isinstance(error, InvalidHandshake):
-            self._fail(ProtocolError(f"{self._target.url} does not speak {PROTOCOL}: {error}"))
+            self._fail(ProtocolError(f"{self._target.place} does not speak {PROTOCOL}: {error}"))
         else:
-            self._fail(ConnectError(f"the handshake with {self._target.url} failed: {error}"))
+            self._fail(ConnectError(f"the handshake with {self._target.place} failed: {error}"))
 
     def _handle_frame(self, frame: Frame) -> None:
         if frame.opcode is Opcode.BINARY or (frame.opcode is Opcode.CONT and self._fragments):
@@ -349,7 +351,7 @@ class _Connection(asyncio.Protocol):
                 self._welcome_timer.cancel()
                 self._welcome_timer = None
         elif frame.opcode is Opcode.TEXT:
-            self._fail(ProtocolError(f"{self._target.url} sent text where {PROTOCOL} has binary frames"))
+            self._fail(ProtocolError(f"{self._target.place} sent text where {PROTOCOL} has binary frames"))
 
     def watch_welcome(self, timeout: float) -> None:
         """A server that accepts the connection and then says nothing is not one of ours."""
@@ -357,13 +359,13 @@ class _Connection(asyncio.Protocol):
             self._welcome_timer = self._loop.call_later(
                 timeout,
                 self._fail,
-                TransportTimeout(f"{self._target.url} did not say hello within {timeout:g} s"),
+                TransportTimeout(f"{self._target.place} did not say hello within {timeout:g} s"),
             )
 
     def _check_life(self) -> None:
         silent = self._loop.time() - self._heard
         if silent > 2 * PING_INTERVAL:
-            logger.info("%s gave no sign of life for %.0f s", self._target.url, silent)
+            logger.info("%s gave no sign of life for %.0f s", self._target.place, silent)
             self.abort()
             return
         if silent >= PING_INTERVAL - 1.0 and self._ws.state is State.OPEN:
