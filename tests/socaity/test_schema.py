@@ -10,6 +10,7 @@ import math
 import re
 import uuid
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from socaity import InvalidInputError
 from socaity._job import Job, JobReference
 from socaity._schema import UnfinishedError, compile_check, plain
 from socaity.protocol.description import EndpointDescription, ParameterDescription, TensorDescription
 
-from .doubles import held
+from .doubles import endpoint, held
 
 ENDPOINT = EndpointDescription(name="ask", path="/ask")
 BATCHED = EndpointDescription(name="ask", path="/ask", batched=True)
