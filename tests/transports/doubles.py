@@ -33,6 +33,7 @@ class RecordedCall:
         self.seq = 0
         self.is_done = False
         self.is_accepted = False
+        self.context = None
         self.events: list[JobEvent] = []
         self.value: Any = None
         self.error: SocaityError | None = None

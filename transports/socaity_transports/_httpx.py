@@ -352,9 +352,9 @@ def _base_url(target: Target) -> str:
     try:
         url = httpx.URL(target.url)
     except httpx.InvalidURL as exc:
-        raise ConfigurationError(f"{target.url!r} is not a URL: {exc}") from exc
+        raise ConfigurationError(f"{target.place} is not a URL") from exc
     if url.scheme not in ("http", "https") or not url.host:
-        raise ConfigurationError(f"{target.url!r} is not an address like http://host:8000")
+        raise ConfigurationError(f"{target.place} is not an address like http://host:8000")
     return str(url.copy_with(query=None, fragment=None)).rstrip("/")
 
 

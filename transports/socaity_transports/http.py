@@ -99,7 +99,7 @@ class HTTPTransport(Transport):
     def attach(self, call: Call) -> None:
         call.accept()
         events = self._follow(call.id, after=call.seq, streaming=call.endpoint.streaming)
-        self._spawn(self._drive(call, events))
+        self._carry(call, events)
 
     def watch(self, job_id: str, *, after: int = 0) -> AsyncIterator[JobEvent]:
         return self._follow(job_id, after=after)
