@@ -46,4 +46,5 @@ def model_route(
 
 
 def _input(spec: TensorSpec, batched: bool) -> TensorInput:
-    return TensorInput(spec.name, spec.dtype, spec.shape[1:] if batched else spec.shape)
+    shape = spec.shape[1:] if batched and spec.shape is not None else spec.shape
+    return TensorInput(spec.name, spec.dtype, shape)

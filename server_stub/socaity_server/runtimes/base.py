@@ -4,31 +4,51 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Runtime", "TensorSpec"]
+__all__ = ["Runtime", "RuntimeOptions", "TensorSpec"]
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """What one input or output of a model looks like.
 
-    `dtype` is a numpy name (`float32`; `object` for text). An axis of any length is `None` in `shape`; the batch axis
-    is part of the shape, so that a batched model has `None` first.
+    `dtype` is a numpy name (`float32`; `object` for text), or None where the model takes what it gets. An axis of any
+    length is `None` in `shape`; the batch axis is part of the shape, so that a batched model has `None` first. A shape
+    of None is unknown.
     """
 
     name: str
-    dtype: str
-    shape: tuple[int | None, ...]
+    dtype: str | None
+    shape: tuple[int | None, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeOptions:
+    """How a model file is loaded: what its `model_config.yaml` or a measurement says.
+
+    `threads`: how many threads one `run` may use. `device`: `cpu`, `cuda`, `cuda:1`; None: the engine's best.
+    `inputs` and `outputs` are declared ones, for files that do not say. `arguments` are those of one engine alone
+    (`compile` of Torch, `method` of joblib, `class` and `kwargs` of Python, `graph_optimization` of ONNX).
+    `sha256` is the hash that the file must have; `allow_pickle` lets files run code while they are loaded.
+    """
+
+    threads: int = 1
+    device: str | None = None
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str | None = None
+    allow_pickle: bool = False
 
 
 class Runtime(ABC):
     """One loaded model.
 
-    A subclass sets the four attributes while it loads the model. Loading, `run` and `close` block: they are called on
+    A subclass sets the attributes while it loads the model. Loading, `run` and `close` block: they are called on
     worker threads, never on the event loop. `run` may be called from several threads at once.
     """
 
@@ -37,9 +57,15 @@ class Runtime(ABC):
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    """Empty: known only when the model has run."""
 
     batched: bool
     """The first axis of every input is the batch and may have any length, so that calls may be put together."""
+
+    holds_gil: bool = False
+    """`run` keeps the interpreter lock, so that the model belongs into a process of its own."""
+
+    device: str = "cpu"
 
     @abstractmethod
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:

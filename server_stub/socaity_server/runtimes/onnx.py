@@ -115,8 +115,8 @@ def _is_batched(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> 
     """
     return (
         bool(inputs)
-        and all(spec.shape[:1] == (None,) for spec in inputs)
-        and all(spec.shape[:1] in ((None,), ()) for spec in outputs)
+        and all(spec.shape is not None and spec.shape[:1] == (None,) for spec in inputs)
+        and all(spec.shape is None or spec.shape[:1] in ((None,), ()) for spec in outputs)
     )
 
 
