@@ -16,7 +16,7 @@ from ._portal import Signal, Waitable, _waiters_lock, portal
 from ._progress import Progress
 from .exceptions import JobCancelled, JobError, JobFailed, JobLost, NotFoundError, ProtocolError, SocaityError
 from .protocol.events import JobEvent, JobStatus
-from .transport import error_from_event
+from .transport import CallOptions, error_from_event
 
 if TYPE_CHECKING:
     from ._service import Endpoint
@@ -103,6 +103,19 @@ class Job(Waitable, Generic[T_co]):
         self._changed: Signal | None = None
         self._display: Any = None
         self.context: Context | None = None
+
+    @property
+    def options(self) -> CallOptions | None:
+        """What `Endpoint.with_options` said."""
+        return self._endpoint.options
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds until the timeout of `Endpoint.with_options`, at least 0; None without one."""
+        options = self._endpoint.options
+        if options is None or options.timeout is None:
+            return None
+        return max(self._created + options.timeout - time.monotonic(), 0.0)
 
     # -- what a person sees ------------------------------------------------------------------------------------------
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import difflib
 import html
 import inspect
 import logging
+import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextvars import copy_context
@@ -24,9 +26,10 @@ from .exceptions import (
     NotFoundError,
     SocaityError,
     TransportError,
+    TransportTimeout,
 )
 from .protocol.description import EndpointDescription, ServiceDescription
-from .transport import Target, Transport
+from .transport import CallOptions, Target, Transport
 
 if TYPE_CHECKING:
     from ._pipeline import JobGroup
@@ -36,6 +39,8 @@ __all__ = ["Endpoint", "Service"]
 logger = logging.getLogger(__name__)
 _DESCRIBE_GRACE = 5.0
 _CANCEL_DEADLINE = 10.0
+_TIMEOUT_GRACE = 1.0
+"""Seconds that the answer of a server may take longer than the timeout it was given."""
 
 
 class Service:
@@ -231,12 +236,27 @@ class Service:
         delay = self._retry.next_delay(job._attempt, error, time.monotonic() - job._created)
         if delay is None or self._closed:
             return False
+        time_left = job.time_left
+        if time_left is not None and delay >= time_left:
+            return False
         job._attempt += 1
         job._held = True
         logger.debug("job %s was refused (%s); try %d in %.2f s", job.id, error, job._attempt, delay)
         timer = asyncio.get_running_loop().call_later(delay, self._try_again, job)
         self._between_tries[job] = timer
         return True
+
+    def _end_at_timeout(self, job: Job[Any], timeout: float) -> None:
+        """The server answers in time; this is for the case that it cannot be reached or has gone."""
+        timer = asyncio.get_running_loop().call_later(
+            timeout + _TIMEOUT_GRACE - (time.monotonic() - job._created), self._time_is_over, job, timeout
+        )
+        job.add_done_callback(lambda _: portal.call_soon(timer.cancel))
+
+    def _time_is_over(self, job: Job[Any], timeout: float) -> None:
+        if not job._ended:
+            self._cancel(job)
+            job.fail(TransportTimeout(f"no answer came within {timeout:g} s"))
 
     def _cancel(self, job: Job[Any]) -> None:
         if job._held:  # between two tries, or waiting for an argument: no service has it
@@ -314,6 +334,28 @@ class Endpoint:
             if one.annotation is not one.empty
         }
         self._bind = make_bind(description)
+        self.options: CallOptions | None = None
+
+    def with_options(self, *, timeout: float | None = None, priority: int = 0) -> Self:
+        """This endpoint for calls that end within `timeout` seconds, or overtake others by their `priority` (-10 to 10).
+
+        For models and batched functions. The time travels with the call: the server refuses at once what it could not
+        answer in time, and never runs what is too late. Such a job ends in ServerError (503 `too_late`, 504
+        `deadline_exceeded`) or TransportTimeout. Raises ConfigurationError for an endpoint that is answered with a job; use
+        `job.result(timeout=…)` and `job.cancel()` there.
+        """
+        if not self.description.direct:
+            raise ConfigurationError(
+                f"{self.name} is answered with a job, which takes no timeout or priority; "
+                "use job.result(timeout=…) and job.cancel()"
+            )
+        if timeout is not None and not 0 < timeout < math.inf:
+            raise ConfigurationError(f"timeout must be a number of seconds above 0, got {timeout}")
+        if not -10 <= priority <= 10:
+            raise ConfigurationError(f"priority must be between -10 and 10, got {priority}")
+        other = copy.copy(self)
+        other.options = CallOptions(timeout, priority)
+        return other
 
     def __call__(self, *args: Any, **kwargs: Any) -> Job[Any]:
         """Check the arguments and start the job. Raises InvalidInputError."""
@@ -329,6 +371,8 @@ class Endpoint:
         if wire is None or wire.uses_context:
             job.context = copy_context()
         service._submit(job)
+        if self.options is not None and self.options.timeout is not None:
+            portal.call_soon(service._end_at_timeout, job, self.options.timeout)
         return job
 
     submit = __call__

@@ -23,7 +23,7 @@ from .protocol.events import JobEvent
 if TYPE_CHECKING:
     from .protocol.description import EndpointDescription, ServiceDescription
 
-__all__ = ["Call", "Target", "Transport", "open_transport"]
+__all__ = ["Call", "CallOptions", "Target", "Transport", "open_transport"]
 
 _BEHIND_PATH = re.compile(r"[?#]")
 
@@ -63,6 +63,18 @@ class Target:
         return headers
 
 
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """What a caller may say about one direct call besides its arguments.
+
+    `timeout`: seconds from the call to its answer, on the way and in the queue included. `priority`: a higher one overtakes
+    some calls that came earlier (-10 to 10).
+    """
+
+    timeout: float | None = None
+    priority: int = 0
+
+
 class Call(Protocol):
     """What a transport needs of a job: what to send, and where its events go.
 
@@ -83,6 +95,14 @@ class Call(Protocol):
     @property
     def context(self) -> Context | None:
         """The caller's context variables, if the transport `uses_context`; a copy of this call's own."""
+
+    @property
+    def options(self) -> CallOptions | None:
+        """What the caller said about this call; mostly nothing."""
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds of the timeout that are left; the server gets this number, because clocks differ."""
 
     def deliver(self, event: JobEvent) -> None:
         """Hand over an event. Late or repeated ones are ignored by the job."""

@@ -1,15 +1,19 @@
-"""`socaity serve TARGET`: one `.onnx` file or the router of a module, as a service."""
+"""`socaity serve TARGET`: a folder of models, one model file or the router of a module, as a service."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from socaity.exceptions import ConfigurationError
 
+from .listing import listing
 from .router import SocaityRouter
+from .runtimes.registry import MODEL_SUFFIXES
+from .settings import load_env_file, read_model_settings
 
 __all__ = ["serve"]
 
@@ -22,10 +26,13 @@ def serve(argv: list[str]) -> int:
         options = _parser().parse_args(argv)
     except SystemExit as exc:  # argparse has said why
         return exc.code if isinstance(exc.code, int) else _USAGE_ERROR
+    load_env_file()
     try:
-        router = _load(options.target, options.max_batch_size)
+        router = _load(options)
 
         def say(url: str) -> None:
+            for line in _report(router):
+                print(line, file=sys.stderr)
             names = ", ".join(router.dataplane.routes) or "no endpoints"
             print(f"Serving {names} at {url} (documentation: {url}/docs)", file=sys.stderr, flush=True)
 
@@ -38,24 +45,62 @@ def serve(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="socaity serve", description="Serve a model or a router.")
-    parser.add_argument("target", help="one .onnx file, or module:router")
+    parser.add_argument(
+        "target",
+        nargs="?",
+        help="a folder of models, one model file (.onnx, .pt, .pt2, .joblib, .py), or module:router; "
+        "default: the folder MODEL_DIRECTORY",
+    )
     parser.add_argument("--host", help="default: FASTAPI_HOST or 127.0.0.1")
-    parser.add_argument("--port", type=int, help="default: FASTAPI_PORT or 8000; 0: any free one")
-    parser.add_argument("--max-batch-size", type=int, default=64, help="of a model (default: 64)")
+    parser.add_argument("--port", type=int, help="default: FASTAPI_PORT, PORT or 8000; 0: any free one")
+    parser.add_argument("--max-batch-size", type=int, help="of one model file (default: measured)")
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="load pickled models (.joblib) that have no hash in their configuration; they can run any code",
+    )
+    parser.add_argument("--watch", action="store_true", help="load models again when their files change")
     parser.add_argument(
         "--log-level", default="warning", choices=("critical", "error", "warning", "info", "debug", "trace")
     )
     return parser
 
 
-def _load(target: str, max_batch_size: int) -> SocaityRouter:
-    if target.endswith(".onnx"):
-        router = SocaityRouter(title=Path(target).stem)
-        router.add_model(target, max_batch_size=max_batch_size)
+def _report(router: SocaityRouter) -> Iterator[str]:
+    """What was measured of each model, and what is wrong with the others."""
+    for model in listing(router.dataplane):
+        if model["state"] != "ready":
+            yield f"{model['name']}: {model['state']}: {model['reason']}"
+            continue
+        loaded = router.dataplane.routes[model["name"]].model
+        assert loaded is not None
+        yield f"{loaded.name}: {loaded.summary}"
+        for warning in loaded.warnings:
+            yield f"{loaded.name}: warning: {warning}"
+
+
+def _load(options: argparse.Namespace) -> SocaityRouter:
+    target = options.target or read_model_settings().directory
+    if target is None:
+        raise ConfigurationError(
+            "What is to be served? Give a folder, a file or module:router, or set MODEL_DIRECTORY."
+        )
+    path = Path(target)
+    if path.is_dir():
+        router = SocaityRouter(title=path.resolve().name)
+        router.add_models(path, allow_pickle=options.allow_pickle or None, watch=options.watch)
+        return router
+    if path.suffix.lower() in MODEL_SUFFIXES and ":" not in path.name:
+        router = SocaityRouter(title=path.stem)
+        router.add_model(
+            path, max_batch_size=options.max_batch_size, allow_pickle=options.allow_pickle or None
+        )
         return router
     module_name, colon, attribute = target.partition(":")
     if not colon or not module_name or not attribute:
-        raise ConfigurationError(f"A target is one .onnx file or module:router, not {target!r}.")
+        raise ConfigurationError(
+            f"A target is a folder of models, a model file ({', '.join(MODEL_SUFFIXES)}) or module:router, not {target!r}."
+        )
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import re
 import secrets
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextvars import copy_context
@@ -22,8 +24,10 @@ from .jobs.backend import BlobStore, JobBackend, JobRecord, Lease, Sink
 from .jobs.blobs import DirectoryBlobStore
 from .jobs.memory import MemoryJobBackend
 from .references import Reference, find_references
+from .repository import ModelRepository
 from .route import Route, suggestion
 from .running import Run, Slots
+from .statistics import ModelStatistics
 from .upstream import Upstream
 
 __all__ = ["DataPlane"]
@@ -40,12 +44,21 @@ class DataPlane:
         title: str = "socaity",
         version: str = "",
         max_body: int | None = None,
+        model_timeout: float = math.inf,
         backend: Callable[[], JobBackend] = MemoryJobBackend,
         blobs: Callable[[], BlobStore] = DirectoryBlobStore,
     ) -> None:
         self.title = title
         self.version = version
         self.max_body = max_body
+        self.model_timeout = model_timeout
+        """Seconds for a call of a model whose configuration says nothing."""
+        self.repository: ModelRepository | None = None
+        """The folder of models, where there is one: it knows why a model is not there."""
+        self.started_at: float | None = None
+        self._statistics: dict[str, ModelStatistics] = {}
+        self._loading: asyncio.Task[None] | None = None
+        self._retired: set[asyncio.Task[None]] = set()
         self._upstream = Upstream(self)
         self.instance = secrets.token_hex(8)
         self.routes: dict[str, Route] = {}
@@ -89,26 +102,50 @@ class DataPlane:
         self.blobs = self._make_blobs()
         # Nothing is awaited between here and the last line in the memory back-end; a second start sees `_loop`.
         self._loop, self._is_closing = loop, False
+        self.started_at = time.monotonic()
         await self.backend.open()
         for route in self.routes.values():
             self._start_route(route)
+        if self.repository is not None:
+            self._loading = loop.create_task(self.repository.load_all())
 
-    async def aclose(self, grace: float = 10.0) -> None:
-        """Take no more work, give running jobs `grace` seconds, then cancel them; `start` may follow.
-
-        Models stay loaded: the router has them, and serves them again after the next start.
-        """
+    async def drain(self, grace: float = 10.0) -> None:
+        """Take no more work, and give what waits or runs `grace` seconds to end; then jobs are cancelled."""
         if self._loop is None or self._is_closing:
             return
         self._is_closing = True
-        await asyncio.gather(*[executor.aclose(grace) for executor in self._executors.values()])
-        await asyncio.gather(*[direct.batcher.aclose() for direct in self._direct.values()])
+        if self._loading is not None:
+            self._loading.cancel()
+        await asyncio.gather(
+            *[executor.aclose(grace) for executor in self._executors.values()],
+            *[direct.batcher.drain(grace) for direct in self._direct.values()],
+        )
+
+    async def aclose(self, grace: float = 10.0) -> None:
+        """`drain`, then give everything back; `start` may follow.
+
+        Models that were added one by one stay loaded: the router has them, and serves them again after the next start.
+        """
+        if self._loop is None:
+            return
+        deadline = time.monotonic() + grace
+        await self.drain(grace)
+        left = max(deadline - time.monotonic(), 1.0)
+        await asyncio.gather(*[direct.batcher.aclose(left) for direct in self._direct.values()])
+        await self.retired()
+        if self.repository is not None:
+            await self.repository.aclose()
         for slots in self._slots.values():
             slots.threads.close()
         await self.backend.close()
         if isinstance(self.blobs, DirectoryBlobStore):
             self.blobs.close()
         self._loop = None
+
+    async def settled(self, timeout: float = 60.0) -> None:
+        """Wait until the models of the folder have been loaded for the first time, for at most `timeout` seconds."""
+        if self._loading is not None and not self._loading.done():
+            await asyncio.wait([self._loading], timeout=timeout)
 
     # Routes
 
@@ -123,11 +160,46 @@ class DataPlane:
         if self.is_ready:
             self._start_route(route)
 
+    def replace(self, route: Route) -> None:
+        """Serve `route` instead of the model of its name, from the next call on; calls that wait or run end where they are."""
+        old = self._direct.get(route.name)
+        self.routes[route.name] = route
+        self._description = None
+        if self.is_ready:
+            self._start_route(route)
+        if old is not None:
+            self._retire(old)
+
+    def remove(self, name: str) -> None:
+        """Serve the model of that name no longer; calls that wait or run end as usual."""
+        self.routes.pop(name, None)
+        self._description = None
+        old = self._direct.pop(name, None)
+        if old is not None:
+            self._retire(old)
+
+    async def retired(self) -> None:
+        """Wait until no call is left of the models that were replaced or removed up to now."""
+        if self._retired:
+            await asyncio.wait(self._retired)
+
+    def _retire(self, old: DirectRoute) -> None:
+        async def finish() -> None:
+            await old.batcher.drain(old.timeout if old.timeout != math.inf else None)
+            await old.batcher.aclose()
+
+        task = asyncio.get_running_loop().create_task(finish())
+        self._retired.add(task)
+        task.add_done_callback(self._retired.discard)
+
     def route(self, name: str) -> Route:
-        """The route of that name; raises NotFoundError that names near ones."""
+        """The route of that name; raises NotFoundError that names near ones, or ServerError 503 for a model that is not ready."""
         try:
             return self.routes[name]
         except KeyError:
+            absent = None if self.repository is None else self.repository.why_absent(name)
+            if absent is not None:
+                raise absent from None
             known = ", ".join(sorted(self.routes)) or "none"
             hint = suggestion(name, self.routes)
             raise NotFoundError(
@@ -152,6 +224,10 @@ class DataPlane:
             name: {"waiting": self.backend.depth(name), "running": executor.running}
             for name, executor in self._executors.items()
         }
+
+    def direct_routes(self) -> Mapping[str, DirectRoute]:
+        """The batched routes and models that are served, by name."""
+        return self._direct
 
     def direct(self, route: Route) -> DirectRoute:
         """The batcher's side of a batched route; `direct(route).call` is the bound fast path."""
@@ -283,17 +359,29 @@ class DataPlane:
 
     # Calls without a job
 
-    def call(self, route: Route, arguments: Mapping[str, Any], on_done: OnDone) -> Cancellable:
+    def call(
+        self,
+        route: Route,
+        arguments: Mapping[str, Any],
+        on_done: OnDone,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> Cancellable:
         """Call a batched route: `on_done(result, None)` or `on_done(None, error)` comes later on the loop, never from here.
 
-        Raises InvalidInputError and, when too many wait, ServerError `queue_full`.
+        It fails with 504 `deadline_exceeded` after `timeout` seconds. Raises InvalidInputError, and ServerError 503 as
+        `DirectRoute.call` does.
         """
         direct = self._direct.get(route.name)
         if direct is None or self._is_closing:
             self._check_open()
             raise ConfigurationError(f"{route.name!r} is not batched: submit a job.")
         try:
-            return direct.call(arguments, on_done)
+            if timeout is None and not priority:
+                return direct.call(arguments, on_done)
+            deadline = math.inf if timeout is None else time.monotonic() + timeout
+            return direct.call(arguments, on_done, deadline=deadline, priority=priority)
         except InvalidInputError:
             if not _top_references(arguments):
                 raise
@@ -343,7 +431,8 @@ class DataPlane:
 
     def _start_route(self, route: Route) -> None:
         if route.kind == "batched":
-            self._direct[route.name] = DirectRoute(route)
+            statistics = self._statistics.setdefault(route.name, ModelStatistics())
+            self._direct[route.name] = DirectRoute(route, statistics=statistics, timeout=self.model_timeout)
         if route.direct:
             return
         slots = self._slots[route.name] = Slots(route)

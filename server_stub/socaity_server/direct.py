@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from socaity.exceptions import ConfigurationError
+from socaity.exceptions import ConfigurationError, JobFailed, ServerError, SocaityError
 
 from .batching.batcher import Batcher
+from .batching.cost import CostModel
+from .batching.padding import Padding
+from .breaker import CircuitBreaker
+from .loading import LoadedModel
 from .route import Route
 from .running import failure
+from .statistics import ModelStatistics
 from .tensors import Arrays
 from .values import to_plain
 
@@ -19,8 +27,14 @@ __all__ = ["Cancellable", "DirectRoute", "OnDone"]
 
 OnDone: TypeAlias = Callable[[Any, BaseException | None], None]
 
-_SINGLE = ""
+_logger = logging.getLogger(__name__)
 _NOT_SENDABLE = frozenset("OUSMmV")
+_QUEUE_ROWS = 65536
+_QUEUE_BYTES = 2**30
+_PATIENCE = 1.0
+_PATIENCE_BATCHES = 10
+_SLOWEST = 10
+"""A model may take so many times what a batch usually takes before it is given up, where no `timeout` is set."""
 
 
 class Cancellable(Protocol):
@@ -30,48 +44,154 @@ class Cancellable(Protocol):
 
 
 class DirectRoute:
-    """One batched route with its batcher."""
+    """One batched route with its batcher, its statistics and, for a model, its circuit breaker.
 
-    def __init__(self, route: Route) -> None:
+    `timeout` (seconds) is the longest that a batch may run where the model's configuration says nothing.
+    """
+
+    def __init__(
+        self, route: Route, *, statistics: ModelStatistics | None = None, timeout: float = math.inf
+    ) -> None:
         if route.tensors is None:
             raise ConfigurationError(f"{route.name!r} is not batched.")
         self.route = route
+        self.model: LoadedModel | None = route.model
+        self.statistics = statistics or ModelStatistics()
+        self.breaker: CircuitBreaker | None = None
         self._prepare = route.tensors.prepare
-        stacks = route.tensors.has_batch_axis
-        self.batcher = Batcher(
-            _function_run(route.function) if not route.outputs else _model_run(route.function, stacks),
-            max_batch_size=route.max_batch_size if stacks else 1,
-            max_batch_wait=route.max_batch_wait,
-            instances=1 if route.outputs else route.batch_threads,
-            inline=bool(route.outputs),
-            replay=route.idempotent or bool(route.outputs),
-            name=route.name,
-        )
         # one fixed shape: all calls may go together
         self._key = route.name if route.tensors.has_one_form else None
-        self._only = route.outputs[0] if len(route.outputs) == 1 else _SINGLE
+        if self.model is None:
+            self.timeout = math.inf
+            self.batcher = self._function_batcher(route)
+        else:
+            self.timeout = _timeout_of(self.model, timeout)
+            self.batcher = self._model_batcher(route, self.model)
 
-    def call(self, arguments: Mapping[str, Any], on_done: OnDone) -> Cancellable:
-        """Check the arguments (raises InvalidInputError) and run them; `on_done(result, None)` comes later."""
-        inputs, rows, is_single = self._prepare(arguments)
-        only = self._only
+    @property
+    def patience(self) -> float:
+        """Seconds that a caller who has said nothing about time is kept waiting: longer for slow models."""
+        cost = self.batcher.cost
+        return max(_PATIENCE, _PATIENCE_BATCHES * cost.seconds(self.batcher.max_batch_size))
 
-        def done(outputs: Arrays | None, exc: BaseException | None) -> None:
-            if outputs is None:
-                on_done(None, exc)
-                return
-            try:
-                array = outputs.get(only)
-                if array is None:
-                    result: Any = {name: _leave(item, is_single) for name, item in outputs.items()}
-                else:
-                    result = _leave(array, is_single)
-            except Exception as error:
-                on_done(None, failure(error))
-                return
-            on_done(result, None)
+    def call(
+        self,
+        arguments: Mapping[str, Any],
+        on_done: OnDone,
+        *,
+        deadline: float = math.inf,
+        max_wait: float = math.inf,
+        priority: int = 0,
+    ) -> Cancellable:
+        """Check the arguments and run them; `on_done(result, None)` comes later.
 
-        return self.batcher.submit(inputs, rows, done, self._key)
+        Raises InvalidInputError, and ServerError 503 as `Batcher.submit` does, or `circuit_open`.
+        """
+        breaker = self.breaker
+        is_probe = False
+        if breaker is not None and not breaker.is_closed:
+            self._admit(breaker)
+            is_probe = True
+        try:
+            inputs, rows, is_single = self._prepare(arguments)
+
+            def done(outputs: Arrays | None, exc: BaseException | None) -> None:
+                if outputs is None:
+                    on_done(None, exc)
+                    return
+                try:
+                    if len(outputs) == 1:
+                        (array,) = outputs.values()
+                        result = _leave(array, is_single)
+                    else:
+                        result = {name: _leave(item, is_single) for name, item in outputs.items()}
+                except Exception as error:
+                    on_done(None, failure(error))
+                    return
+                on_done(result, None)
+
+            return self.batcher.submit(
+                inputs, rows, done, self._key, deadline=deadline, max_wait=max_wait, priority=priority
+            )
+        except SocaityError as exc:
+            if is_probe and breaker is not None:
+                breaker.abandon()
+            if not isinstance(exc, ServerError):
+                self.statistics.failures["invalid"] += 1
+            raise
+
+    def _admit(self, breaker: CircuitBreaker) -> None:
+        retry_after = breaker.admit(time.monotonic())
+        if retry_after is None:
+            return
+        self.statistics.failures["rejected"] += 1
+        raise ServerError(
+            f"The circuit breaker of the model {self.route.name!r} is {breaker.state}: {breaker.reason}.",
+            status=503,
+            code="circuit_open",
+            retry_after=max(retry_after, 0.001),
+        )
+
+    def _function_batcher(self, route: Route) -> Batcher:
+        return Batcher(
+            _function_run(route.function),
+            max_batch_size=route.max_batch_size,
+            max_batch_wait=route.max_batch_wait,
+            instances=route.batch_threads,
+            replay=route.idempotent,
+            statistics=self.statistics,
+            name=route.name,
+        )
+
+    def _model_batcher(self, route: Route, model: LoadedModel) -> Batcher:
+        config, profile, runtime = model.config, model.profile, model.runtime
+        stacks = route.tensors is not None and route.tensors.has_batch_axis
+        most = route.max_batch_size
+        rush = config.rush_batch_size or (profile.rush_batch_size if profile is not None else most)
+        cost = CostModel() if profile is None else CostModel(profile.fixed, profile.per_row)
+        if config.circuit_breaker.enabled:
+            self.breaker = CircuitBreaker(config.circuit_breaker, on_change=self._on_breaker_change)
+        return Batcher(
+            _model_run(runtime.run, stacks),
+            max_batch_size=most,
+            rush_batch_size=max(rush, most) if stacks else 1,
+            preferred_sizes=config.preferred_batch_sizes,
+            max_batch_wait=config.max_batch_wait,
+            queue_rows=config.queue_size or _QUEUE_ROWS,
+            queue_bytes=config.queue_bytes or _QUEUE_BYTES,
+            run_timeout=self.timeout,
+            instances=model.instances,
+            inline=not model.runs_in_process,
+            replay=config.idempotent,
+            padding=None if config.pad is None else Padding(config.pad),
+            statistics=self.statistics,
+            cost=cost,
+            on_batch=self._on_batch,
+            interrupt=getattr(runtime, "interrupt", None),
+            name=route.name,
+        )
+
+    def _on_batch(self, succeeded: int, failed: int, seconds: float, usual: float) -> None:
+        breaker = self.breaker
+        if breaker is not None:
+            breaker.record(time.monotonic(), succeeded=succeeded, failed=failed, seconds=seconds, usual=usual)
+
+    def _on_breaker_change(self, state: str, reason: str | None) -> None:
+        _logger.warning(
+            "The circuit breaker of the model %s is %s%s",
+            self.route.name,
+            state,
+            f": {reason}" if reason else "",
+        )
+
+
+def _timeout_of(model: LoadedModel, default: float) -> float:
+    if model.config.timeout is not None:
+        return model.config.timeout
+    profile = model.profile
+    if profile is None:
+        return default
+    return max(default, _SLOWEST * (profile.fixed + profile.per_row * profile.max_batch_size))
 
 
 def _leave(array: np.ndarray[Any, Any], is_single: bool) -> Any:
@@ -85,7 +205,7 @@ def _function_run(function: Callable[..., Any]) -> Callable[[Arrays], Arrays]:
         try:
             result = function(**inputs)
             rows = len(next(iter(inputs.values())))
-            outputs = result if isinstance(result, dict) else {_SINGLE: result}
+            outputs = result if isinstance(result, dict) else {"": result}
             arrays = {str(name): np.asarray(value) for name, value in outputs.items()}
             for array in arrays.values():
                 if array.ndim == 0 or len(array) != rows:
@@ -100,13 +220,15 @@ def _function_run(function: Callable[..., Any]) -> Callable[[Arrays], Arrays]:
     return run
 
 
-def _model_run(function: Callable[..., Any], stacks: bool) -> Callable[[Arrays], Arrays]:
+def _model_run(function: Callable[[Arrays], Arrays], stacks: bool) -> Callable[[Arrays], Arrays]:
     def run(inputs: Arrays) -> Arrays:
         try:
             if stacks:
-                return function(inputs)  # type: ignore[no-any-return]
+                return function(inputs)
             outputs = function({name: array[0] for name, array in inputs.items()})
             return {name: np.asarray(array)[None] for name, array in outputs.items()}
+        except (ServerError, JobFailed):
+            raise
         except Exception as exc:
             raise failure(exc) from exc
 

@@ -8,23 +8,22 @@ import numpy as np
 
 from socaity.exceptions import ConfigurationError
 
+from .loading import LoadedModel
 from .parameters import Parameter
 from .route import Route
-from .runtimes.base import Runtime, TensorSpec
+from .runtimes.base import TensorSpec
 from .tensors import TensorInput, TensorInputs
 
 __all__ = ["model_route"]
 
 
-def model_route(
-    runtime: Runtime, name: str, *, max_batch_size: int = 64, max_batch_wait: float = 0.0
-) -> Route:
+def model_route(model: LoadedModel) -> Route:
     """`/predict/{name}`: called directly, with the model's inputs as parameters."""
-    if not re.fullmatch(r"[\w.-]+", name):
+    runtime, name, config = model.runtime, model.name, model.config
+    if not re.fullmatch(r"[\w][\w.-]*", name):
         raise ConfigurationError(f"A model's name has letters, digits, '_', '-' and '.', not {name!r}.")
-    if max_batch_size < 1:
-        raise ConfigurationError(f"max_batch_size is 1 or more, not {max_batch_size}.")
-    inputs = [_input(spec, runtime.batched) for spec in runtime.inputs]
+    batched = runtime.batched if config.batched is None else config.batched
+    inputs = [_input(spec, batched) for spec in runtime.inputs]
     number = {"type": "array", "items": {}}
     outputs = tuple(spec.name for spec in runtime.outputs)
     return Route(
@@ -33,15 +32,15 @@ def model_route(
         function=runtime.run,
         kind="batched",
         parameters=tuple(Parameter(spec.name, np.ndarray) for spec in runtime.inputs),
-        idempotent=True,
-        doc=f"The model {name} ({runtime.name}).",
+        idempotent=config.idempotent,
+        doc=config.description or f"The model {name} ({runtime.name}).",
         returns=number
-        if len(outputs) == 1
+        if len(outputs) < 2
         else {"type": "object", "properties": dict.fromkeys(outputs, number)},
-        max_batch_size=max_batch_size,
-        max_batch_wait=max_batch_wait,
-        tensors=TensorInputs(name, inputs, has_batch_axis=runtime.batched),
+        max_batch_size=model.max_batch_size if batched else 1,
+        tensors=TensorInputs(name, inputs, has_batch_axis=batched),
         outputs=outputs,
+        model=model,
     )
 
 

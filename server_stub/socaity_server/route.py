@@ -28,6 +28,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from socaity.exceptions import ConfigurationError, InvalidInputError
 from socaity.protocol.description import EndpointDescription, ParameterDescription
 
+from .loading import LoadedModel
 from .parameters import Parameter
 from .progress import JobProgress
 from .tensors import TensorInput, TensorInputs
@@ -44,8 +45,8 @@ _MANY_AT_ONCE = 64
 class Route:
     """One endpoint. `function` takes the validated arguments; a batched one takes a dict of stacked arrays.
 
-    `direct` routes are called without a job; `tensors` holds the compiled inputs of a batched route and `outputs` the
-    names of what it gives (empty: a single array).
+    `direct` routes are called without a job; `tensors` holds the compiled inputs of a batched route, `outputs` the names
+    of what a model gives (empty: not known), and `model` the model where the route is one.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Route:
     batch_threads: int = 1
     tensors: TensorInputs | None = None
     outputs: tuple[str, ...] = ()
+    model: LoadedModel | None = None
     by_name: dict[str, Parameter] = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ import gc
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,10 +18,13 @@ from socaity.exceptions import ConfigurationError
 from .dataplane import DataPlane
 from .frontends.http import SocaityApp
 from .jobs.memory import MemoryJobBackend
+from .loading import LoadedModel, load_model
+from .model_config import ModelConfig
 from .models import model_route
+from .repository import ModelRepository
 from .route import Route
 from .runtimes.base import Runtime
-from .settings import read_settings
+from .settings import read_model_settings, read_settings
 
 __all__ = ["SocaityRouter"]
 
@@ -49,6 +53,7 @@ class SocaityRouter:
         grace: float = 10.0,
     ) -> None:
         settings = read_settings(provider=provider, environment=environment)
+        self.model_settings = read_model_settings()
         self.provider = settings.provider
         self.environment = settings.environment
         self.grace = grace
@@ -56,9 +61,12 @@ class SocaityRouter:
             title=title,
             version=version,
             max_body=max_body,
+            model_timeout=self.model_settings.timeout,
             backend=lambda: MemoryJobBackend(result_ttl=result_ttl),
         )
-        self.app = SocaityApp(self.dataplane, max_body=max_body, max_blob=max_blob, grace=grace)
+        self.app = SocaityApp(
+            self.dataplane, self.model_settings, max_body=max_body, max_blob=max_blob, grace=grace
+        )
         self._mounted = _mounted_paths(self.app)
         self._conflicts: list[str] = []
         self.app.check = self._check
@@ -105,23 +113,74 @@ class SocaityRouter:
         model: str | os.PathLike[str] | Runtime,
         *,
         name: str | None = None,
-        max_batch_size: int = 64,
-        max_batch_wait: float = 0.0,
+        allow_pickle: bool | None = None,
+        max_batch_size: int | None = None,
+        max_batch_wait: float | None = None,
+        config: ModelConfig | None = None,
     ) -> None:
-        """Serve one ONNX file, or a runtime that is loaded already, at `/predict/{name}` (default: the file's stem)."""
+        """Serve one model file, or a runtime that is loaded already, at `/predict/{name}` (default: the file's stem).
+
+        What is not given is measured while the file is loaded, which this waits for. `config` holds everything that
+        `model_config.yaml` may say.
+        """
+        config = config or ModelConfig()
+        if max_batch_size is not None or max_batch_wait is not None:
+            config = replace(config, max_batch_size=max_batch_size, max_batch_wait=max_batch_wait)
         if isinstance(model, Runtime):
             if name is None:
                 raise ConfigurationError("A runtime needs a name: add_model(runtime, name=…).")
-            runtime = model
+            loaded = LoadedModel.of_runtime(model, name, config)
         else:
             path = Path(model)
-            if path.suffix != ".onnx":
-                raise ConfigurationError(f"{str(path)!r} is not an .onnx file.")
-            from .runtimes.onnx import ONNXRuntime
+            loaded = load_model(
+                path,
+                config,
+                name=name or path.stem,
+                version="1",
+                allow_pickle=self.model_settings.allow_pickle if allow_pickle is None else allow_pickle,
+                settings=self.model_settings,
+            )
+        self._add(model_route(loaded))
+        self.app.serve_models()
 
-            runtime = ONNXRuntime(path)
-            name = name or path.stem
-        self._add(model_route(runtime, name, max_batch_size=max_batch_size, max_batch_wait=max_batch_wait))
+    def add_models(
+        self, folder: str | os.PathLike[str], *, allow_pickle: bool | None = None, watch: bool = False
+    ) -> ModelRepository:
+        """Serve every model of a folder. They are loaded when the service starts; with `watch` also when files change.
+
+        Pickled models (joblib) run code while they are loaded: that needs their hash in the configuration, or `allow_pickle`.
+        A model that cannot be loaded is listed with the reason, and the others are served.
+        """
+        if self.dataplane.repository is not None:
+            raise ConfigurationError("A service has one folder of models.")
+        repository = ModelRepository(
+            folder,
+            on_ready=self._publish,
+            on_gone=self._withdraw,
+            allow_pickle=self.model_settings.allow_pickle if allow_pickle is None else allow_pickle,
+            watch=watch,
+            settings=self.model_settings,
+        )
+        self.dataplane.repository = repository
+        self.app.serve_models()
+        return repository
+
+    async def _publish(self, name: str, loaded: LoadedModel, previous: LoadedModel | None) -> None:
+        """Called by the repository: from now on `loaded` is the model of that name."""
+        route = model_route(loaded)
+        known = self.dataplane.routes.get(name)
+        if known is not None and known.model is None:
+            raise ConfigurationError(f"The model {name!r} has the name of the endpoint {known.path}.")
+        self.app.withdraw(route.path, name)
+        self.dataplane.replace(route)
+        self.app.serve(route)
+        await self.dataplane.retired()
+
+    async def _withdraw(self, name: str, loaded: LoadedModel) -> None:
+        """Called by the repository: the model is served no longer."""
+        self.app.withdraw(f"/predict/{name}", name)
+        self.dataplane.remove(name)
+        await self.dataplane.retired()
 
     def start(
         self,
@@ -184,7 +243,7 @@ class SocaityRouter:
             lifespan="on",
             timeout_graceful_shutdown=max(int(self.grace), 1),
         )
-        return _Server(config, on_ready)
+        return _Server(config, self.dataplane, self.grace, on_ready)
 
     def _add(self, route: Route) -> None:
         """Conflicts are kept for the start, where they are an error that names both sides."""
@@ -216,14 +275,32 @@ def _calm_garbage_collector() -> None:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[str], None] | None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        dataplane: DataPlane,
+        grace: float,
+        on_ready: Callable[[str], None] | None,
+    ) -> None:
         super().__init__(config)
+        self._dataplane = dataplane
+        self._grace = grace
         self._on_ready = on_ready
+        self._announcement: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets=sockets)
         if self.started and self._on_ready is not None:
-            self._on_ready(self.url)
+            self._announcement = asyncio.get_running_loop().create_task(self._announce(self._on_ready))
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        # before the connections are closed: calls on a socket must be able to answer
+        await self._dataplane.drain(self._grace)
+        await super().shutdown(sockets=sockets)
+
+    async def _announce(self, on_ready: Callable[[str], None]) -> None:
+        await self._dataplane.settled()
+        on_ready(self.url)
 
     @property
     def url(self) -> str:
@@ -234,6 +311,8 @@ class _Server(uvicorn.Server):
 
 def _mounted_paths(app: SocaityApp) -> list[tuple[re.Pattern[str], str]]:
     paths = {str(getattr(route, "path", "")) for route in app.routes} | {"/ws", "/available_models"}
+    # models have paths of their own below these
+    paths -= {"/predict/{model}", "/predict_batched/{model}"}
     return [(re.compile(re.sub(r"\{[^}]*\}", "[^/]+", path)), path) for path in sorted(paths) if path]
 
 

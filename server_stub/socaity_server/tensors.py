@@ -15,7 +15,7 @@ from socaity.protocol.description import TensorDescription
 
 from .parameters import shown
 
-__all__ = ["Prepared", "TensorInput", "TensorInputs"]
+__all__ = ["Prepared", "Rows", "TensorInput", "TensorInputs"]
 
 _RowsReader: TypeAlias = Callable[[list[Any]], "np.ndarray[Any, Any] | None"]
 Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
@@ -23,6 +23,10 @@ Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
 
 Prepared: TypeAlias = tuple[Arrays, int, bool]
 """A call for the batcher: inputs, rows, and whether it is a single item, whose result has no batch axis."""
+
+
+class Rows(list[Any]):
+    """An argument whose first axis is the batch, where the shape of an item is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +167,11 @@ def _taker(item: TensorInput, has_batch_axis: bool) -> _Taker:
 
     def take(value: Any) -> tuple[np.ndarray[Any, Any], bool]:
         array = value if type(value) is np.ndarray else _as_array(name, item, value)
+        is_rows = rank is None and type(value) is Rows
         if dtype is not None and array.dtype != dtype:
             array = _cast(name, array, dtype, value)
         if rank is None:
-            return array[None], True
+            return (array, False) if is_rows else (array[None], True)
         single = array.ndim == rank
         found = array.shape if single else array.shape[1:]
         if not (single or (has_batch_axis and array.ndim == rank + 1)) or any(

@@ -265,7 +265,7 @@ async def test_reference_to_a_job_is_resolved(client: httpx.AsyncClient, gate: G
 
 async def test_health_names_instance_and_queues(client: httpx.AsyncClient, router: SocaityRouter) -> None:
     health = await client.get("/health")
-    assert (health.status_code, health.json()["status"]) == (200, "ready")
+    assert (health.status_code, health.json()["status"]) == (200, "healthy")
     assert health.json()["queues"]["predict"] == {"waiting": 0, "running": 0}
     await router.dataplane.aclose()
     assert (await client.get("/health")).status_code == 503

@@ -34,6 +34,8 @@ class RecordedCall:
         self.is_done = False
         self.is_accepted = False
         self.context = None
+        self.options = None
+        self.time_left = None
         self.events: list[JobEvent] = []
         self.value: Any = None
         self.error: SocaityError | None = None

@@ -87,7 +87,10 @@ class ClientSession:
             mine[n] = call
             endpoint = call.endpoint
             if endpoint.direct:
-                messages.append([CALL, n, endpoint.name, call.arguments])
+                message = [CALL, n, endpoint.name, call.arguments]
+                if call.options is not None:
+                    message.append(_options(call))
+                messages.append(message)
             else:
                 messages.append([SUBMIT, n, endpoint.name, call.arguments, call.id])
         self._n = n
@@ -334,3 +337,11 @@ class ClientSession:
             )
         elif (request := self._requests.get(message[1])) is not None and not request.done():
             request.set_exception(TransportError(str(error)))
+
+
+def _options(call: Call) -> dict[str, Any]:
+    assert call.options is not None
+    options: dict[str, Any] = {"priority": call.options.priority} if call.options.priority else {}
+    if call.time_left is not None:
+        options["timeout"] = call.time_left
+    return options

@@ -136,7 +136,12 @@ class HTTPTransport(Transport):
         request = HTTPRequest(
             method="POST",
             url=base + call.endpoint.path,
-            headers={"Content-Type": MESSAGEPACK, "Accept": MESSAGEPACK, "Idempotency-Key": call.id},
+            headers={
+                "Content-Type": MESSAGEPACK,
+                "Accept": MESSAGEPACK,
+                "Idempotency-Key": call.id,
+                **_option_headers(call),
+            },
             content=_pack(call.arguments),
             read_timeout=CALL_TIMEOUT,
         )
@@ -319,6 +324,15 @@ def _judged(error: SocaityError, operation: Operation, call: Call) -> SocaityErr
 
 def _job_url(base: str, job_id: str) -> str:
     return f"{base}/jobs/{quote(job_id, safe='')}"
+
+
+def _option_headers(call: Call) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    if call.time_left is not None:
+        headers["X-Request-Timeout-Ms"] = f"{max(call.time_left * 1000, 0.001):.3f}"
+    if call.options is not None and call.options.priority:
+        headers["X-Priority"] = str(call.options.priority)
+    return headers
 
 
 def _pack(arguments: Mapping[str, Any]) -> bytes:

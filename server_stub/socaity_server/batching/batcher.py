@@ -9,20 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Callable, Hashable, Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
-from socaity.exceptions import InvalidInputError, ServerError
+from socaity.exceptions import InvalidInputError, ServerError, SocaityError
 
-from .instance import Instance, Part
+from ..statistics import ModelStatistics
+from .cost import CostModel
+from .instance import Instance
+from .padding import Padding
+from .patience import Patience
 from .policy import WaitingRoom
-from .ticket import Arrays, OnDone, SplitTicket, Ticket, bucket_key
+from .ticket import Arrays, OnDone, Part, Piece, SplitTicket, Ticket, bucket_key
 
 __all__ = ["Batcher", "Ticket"]
 
 _logger = logging.getLogger(__name__)
-_MEMORY = 0.9  # of the drain rate: an older batch counts 0.9 times the next one
 _UNMEASURED_RETRY = 1.0
+_SWEEP_INTERVAL = 0.01
+"""Seconds between two looks for calls whose deadline has passed: each looks at all of them."""
 
 
 class Batcher:
@@ -30,12 +37,18 @@ class Batcher:
 
     `run` gets the inputs of a batch and gives its outputs, both with one row per row of the calls; it is called on
     `instances` dedicated threads at once. It must not write to its inputs: a batch of one call gets the caller's own
-    arrays. With `max_batch_wait` (seconds) an idle instance waits that long for a fuller batch;
-    event loops count in milliseconds, so that less than one may be none.
+    arrays. An idle instance waits for a fuller batch only while the measured service time says that this pays
+    (`Patience`), and never longer than `max_batch_wait` seconds (0: never).
 
-    A batch that raises is run again in halves, so that only the calls that fail alone get the error; `replay=False`
-    turns that off for models with side effects. With `inline` a model whose batches take some microseconds runs on the
-    loop thread (`InlinePolicy`). At most `queue_rows` rows wait; rows that run do not count.
+    A batch has at most `max_batch_size` rows; while more than that waits, up to `rush_batch_size`. With `preferred_sizes` it
+    is cut at one of them. A batch that raises is run again in halves, so that only the calls that fail alone get the error;
+    `replay=False` turns that off for models with side effects. With `inline` a model whose batches take some microseconds
+    runs on the loop thread (`InlinePolicy`). At most `queue_rows` rows and `queue_bytes` bytes wait; what runs does not
+    count. A batch that takes longer than `run_timeout` seconds is given up: its calls are answered, and `interrupt`, where
+    there is one, is called.
+
+    `on_batch(succeeded, failed, seconds, usual)` is told of every batch: its calls by outcome, how long it took, how long
+    one of its size takes usually (0: not known).
     """
 
     def __init__(
@@ -43,82 +56,188 @@ class Batcher:
         run: Callable[[Arrays], Arrays],
         *,
         max_batch_size: int,
-        max_batch_wait: float = 0.0,
+        rush_batch_size: int | None = None,
+        preferred_sizes: Sequence[int] = (),
+        max_batch_wait: float | None = 0.0,
         queue_rows: int = 65536,
+        queue_bytes: int = 2**30,
+        run_timeout: float = math.inf,
         instances: int = 1,
         name: str,
         replay: bool = True,
         inline: bool = False,
+        padding: Padding | None = None,
+        statistics: ModelStatistics | None = None,
+        cost: CostModel | None = None,
+        on_batch: Callable[[int, int, float, float], None] | None = None,
         after_batch: Callable[[], None] | None = None,
+        interrupt: Callable[[], None] | None = None,
     ) -> None:
-        if instances < 1:
-            raise ValueError(f"instances must be at least 1, not {instances}.")
-        if queue_rows < 1:
-            raise ValueError(f"queue_rows must be at least 1, not {queue_rows}.")
+        _check("instances", instances, 1)
+        _check("queue_rows", queue_rows, 1)
+        _check("max_batch_wait", 0.0 if max_batch_wait is None else max_batch_wait, 0)
         self.name = name
         self.max_batch_size = max_batch_size
-        self.max_batch_wait = max_batch_wait
+        self.rush_batch_size = max(rush_batch_size or 0, max_batch_size)
         self.queue_rows = queue_rows
+        self.queue_bytes = queue_bytes
+        self.instance_count = instances
+        self.statistics = statistics or ModelStatistics()
+        self.cost = cost or CostModel()
         self.after_batch = after_batch
         """Called once after the last `on_done` of a batch: the place to flush what they wrote."""
         self._run = run
+        self._run_timeout = run_timeout
         self._replay = replay
         self._inline = inline
-        self._waiting: WaitingRoom[Ticket] = WaitingRoom(max_batch_size, max_batch_wait)
-        self._instance_count = instances
+        self._padding = padding
+        self._on_batch = on_batch
+        self._interrupt = interrupt
+        self._waiting: WaitingRoom[Ticket] = WaitingRoom(self.rush_batch_size, preferred=preferred_sizes)
+        self._patience = Patience(self.cost, max_batch_wait)
         self._instances: list[Instance] = []
         self._free: list[Instance] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._dispatch_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
+        self._sweep_at = math.inf
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._idle: asyncio.Event | None = None
         self._closed = False
-        self._drained_rows = 0.0
-        self._drained_seconds = 0.0
+
+    # What waits and runs
 
     @property
     def depth(self) -> int:
         """The rows that wait for an instance."""
         return self._waiting.rows
 
-    def submit(self, inputs: Arrays, rows: int, on_done: OnDone, key: Hashable = None) -> Ticket:
+    @property
+    def queued_calls(self) -> int:
+        """The calls that wait; a call in pieces counts once for each."""
+        return self._waiting.count
+
+    @property
+    def queued_bytes(self) -> int:
+        """What the inputs of the calls that wait hold."""
+        return self._waiting.size
+
+    @property
+    def running_rows(self) -> int:
+        """The rows in the batches that run."""
+        return sum(ticket.rows for instance in self._instances for ticket in instance.batch)
+
+    @property
+    def busy_instances(self) -> int:
+        """The instances that run a batch."""
+        return sum(bool(instance.batch) for instance in self._instances)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing waits and nothing runs."""
+        return not self._waiting.rows and not self.busy_instances
+
+    # Calls
+
+    def submit(
+        self,
+        inputs: Arrays,
+        rows: int,
+        on_done: OnDone,
+        key: Hashable = None,
+        *,
+        deadline: float = math.inf,
+        max_wait: float = math.inf,
+        priority: int = 0,
+    ) -> Ticket:
         """Ask for the outputs of `inputs`, whose first axes all have `rows` rows.
 
         `on_done(outputs, None)` or `on_done(None, error)` is called later on the loop thread, never from here. The
         outputs are views of the batch's. `key`, where the caller knows it, spares looking at the inputs: calls of one
-        key have the same names, dtypes and shapes apart from the rows. More than `max_batch_size` rows run in pieces and
-        come back as one.
+        key have the same names, dtypes and shapes apart from the rows. More than a batch of rows runs in pieces and
+        comes back as one.
 
-        Raises `ServerError` (503) with the code `queue_full` and an honest `retry_after`, or `unavailable` after
-        `aclose`; `InvalidInputError` for rows that do not match or could never be queued.
+        After `deadline` (of `time.monotonic`) the call fails with ServerError 504 `deadline_exceeded`. Each level of
+        `priority` overtakes some of the calls that came earlier.
+
+        Raises `ServerError` (503) with an honest `retry_after` and the code `queue_full`; `too_late` where the answer
+        would come after the deadline, or later than `max_wait` seconds from now; `unavailable` after `aclose`.
+        Raises `InvalidInputError` for rows that do not match or could never be queued.
         """
         loop = self._loop or self._start()
         if self._closed:
             raise self._unavailable()
         waiting = self._waiting
-        if waiting.rows + rows > self.queue_rows:
-            raise self._refusal(rows)
+        size = 0
+        for array in inputs.values():
+            size += array.nbytes
+        if waiting.rows + rows > self.queue_rows or waiting.size + size > self.queue_bytes:
+            self.statistics.failures["rejected"] += 1
+            raise self._refusal(rows, size)
         if key is None:
-            key = bucket_key(inputs, rows)
-        arrived = time.monotonic() if self.max_batch_wait else 0.0
-        if rows > self.max_batch_size:
-            ticket: Ticket = SplitTicket(waiting, key, inputs, rows, on_done, arrived)
+            key = (bucket_key if self._padding is None else self._padding.key)(inputs, rows)
+        now = time.monotonic()
+        self._patience.arrived(rows, now)
+        if waiting.rows and (deadline != math.inf or max_wait != math.inf):
+            self._check_time(rows, min(deadline - now, max_wait), now)
+        if rows > waiting.max_rows:
+            ticket: Ticket = SplitTicket(
+                self, key, inputs, rows, on_done, now, deadline, priority, size, room=waiting
+            )
         else:
-            ticket = Ticket(waiting, key, inputs, rows, on_done, arrived)
+            ticket = Ticket(self, key, inputs, rows, on_done, now, deadline, priority, size)
             waiting.add(ticket)
-        if self._free and not self._dispatch_scheduled and (self._timer is None or waiting.has_full_batch):
+        if deadline < self._sweep_at:
+            self._sweep_no_later_than(deadline)
+        if (
+            self._free
+            and not self._dispatch_scheduled
+            and (self._timer is None or waiting.rows >= self.max_batch_size)
+        ):
             self._dispatch_scheduled = True
             loop.call_soon(self._dispatch_soon)
         return ticket
 
+    def discard(self, ticket: Ticket) -> None:
+        """Called by a ticket that does not wait any more."""
+        self._waiting.discard(ticket)
+        self._tell_if_idle()
+
+    def cancelled(self, ticket: Ticket) -> None:
+        """Called by a ticket whose caller has gone."""
+        self.statistics.failures["cancelled"] += 1
+
+    def ended(self, ticket: Ticket, error: BaseException | None) -> None:
+        """Called by a ticket in pieces that has its outcome."""
+        self._count_call(ticket, error, time.monotonic())
+
+    def seconds_to_drain(self) -> float:
+        """When all that runs and waits now will be done, by the measured service time.
+
+        A batch that runs for longer than usual has made that stale: then at least as long again.
+        """
+        return self._seconds_for(0, time.monotonic())
+
+    async def drain(self, timeout: float | None = None) -> bool:
+        """Wait until nothing waits or runs. False: after `timeout` seconds something still did."""
+        if self.is_idle:
+            return True
+        idle = self._idle = asyncio.Event()
+        try:
+            async with asyncio.timeout(timeout):
+                await idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
     async def aclose(self, timeout: float = 10.0) -> None:
         """Refuse the calls that wait, let those that run finish for at most `timeout` seconds, and end the threads."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        waiting = self._waiting.take_all()
-        if waiting:
-            self._deliver([Part(waiting, None, self._unavailable())])
+        for timer in (self._timer, self._sweep_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._sweep_timer = None
+        self._fail(self._waiting.take_all(), self._unavailable())
         for instance in self._instances:
             instance.stop()
         try:
@@ -133,14 +252,21 @@ class Batcher:
             if instance.stopped.is_set():
                 instance.join()
             elif instance.batch:
-                self._deliver([Part(instance.batch, None, self._unavailable())])
+                self._fail(instance.batch, self._unavailable())
+
+    # Batches
 
     def _start(self) -> asyncio.AbstractEventLoop:
         loop = self._loop = asyncio.get_running_loop()
-        for number in range(self._instance_count):
-            name = f"{self.name}-{number}"
+        for number in range(self.instance_count):
             instance = Instance(
-                self._run, loop, self._finished, name=name, replay=self._replay, inline=self._inline
+                self._run,
+                loop,
+                self._finished,
+                name=f"{self.name}-{number}",
+                replay=self._replay,
+                inline=self._inline,
+                join=None if self._padding is None else self._padding.join,
             )
             self._instances.append(instance)
         self._free = list(self._instances)
@@ -150,100 +276,315 @@ class Batcher:
         self._dispatch_scheduled = False
         self._dispatch()
 
-    def _dispatch(self, at: float = 0.0) -> None:
-        """Give every free instance the batch that is due, and set the timer for one that is not yet.
+    def _timer_fired(self) -> None:
+        self._timer = None
+        self._dispatch()
 
-        `at` is the time that the timer was set for: some loops fire up to a millisecond early.
-        """
+    def _dispatch(self) -> None:
+        """Give every free instance a batch, unless waiting for a fuller one pays."""
+        try:
+            self._dispatch_batches()
+        except Exception as exc:  # the edge of the loop: callers must not wait for ever for a mistake of ours
+            _logger.exception("The batcher of the model %s failed; the calls that waited fail.", self.name)
+            self._fail(self._waiting.take_all(), _internal(self.name, exc))
+
+    def _dispatch_batches(self) -> None:
         loop, waiting = self._loop, self._waiting
         assert loop is not None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         while self._free and waiting.rows:
-            now = max(time.monotonic(), at)
-            batch = waiting.take(now)
-            if not batch:
-                due_at = waiting.due_at()
-                assert due_at is not None
-                self._timer = loop.call_later(due_at - now, self._dispatch, due_at)
-                return
-            instance = self._free.pop()
-            if not instance.policy.is_inline:
+            now = time.monotonic()
+            if now >= self._sweep_at:
+                self._sweep(now)
+                continue
+            instance = self._free[-1]
+            is_inline = instance.policy.is_inline
+            if not is_inline:
+                pause = self._patience.pause(waiting, self.max_batch_size, self._sweep_at, now)
+                if pause > 0:
+                    self._timer = loop.call_later(pause, self._timer_fired)
+                    return
+            is_rush = waiting.rows > self.max_batch_size
+            batch = waiting.take(self.rush_batch_size if is_rush else self.max_batch_size)
+            if self._sweep_at != math.inf and any([ticket.deadline <= now for ticket in batch]):
+                batch = self._without_expired(batch, now)
+                if not batch:
+                    continue
+            self._free.pop()
+            if not is_inline:
+                self._note_start(batch, now)
                 instance.start(batch, now)
                 continue
             # one batch a turn, so that the loop gets to its sockets in between
             parts = instance.run_inline(batch, now)
-            self._count(instance, parts)
+            self._count_batch(instance, parts)
             if waiting.rows and not self._dispatch_scheduled:
                 self._dispatch_scheduled = True
                 loop.call_soon(self._dispatch_soon)
             self._deliver(parts)
             return
 
+    def _without_expired(self, batch: list[Ticket], now: float) -> list[Ticket]:
+        self._fail([ticket for ticket in batch if ticket.deadline <= now], _expired(self.name))
+        return [ticket for ticket in batch if ticket.deadline > now]
+
+    def _note_start(self, batch: list[Ticket], now: float) -> None:
+        end = now + self._run_timeout
+        if end < self._sweep_at:
+            self._sweep_no_later_than(end)
+
     def _finished(self, instance: Instance, parts: list[Part]) -> None:
         """Called by `instance` on the loop thread: start its next batch before handing out this one."""
-        self._count(instance, parts)
-        if self._waiting.rows:
-            self._dispatch()
-        self._deliver(parts)
+        try:
+            self._count_batch(instance, parts)
+            if self._waiting.rows and not self._closed:
+                self._dispatch()
+        finally:
+            self._deliver(parts)
 
-    def _count(self, instance: Instance, parts: list[Part]) -> None:
-        rows = sum(part.rows for part in parts)
-        self._drained_rows = self._drained_rows * _MEMORY + rows
-        self._drained_seconds = self._drained_seconds * _MEMORY + time.monotonic() - instance.started_at
+    def _count_batch(self, instance: Instance, parts: list[Part]) -> None:
         self._free.append(instance)
+        seconds = instance.seconds
+        first = parts[0]
+        rows = first.batch_rows if len(parts) == 1 else sum([part.rows for part in parts])
+        usual = self.cost.seconds(rows)
+        failed = 0
+        for part in parts:
+            if part.error is not None and not _is_callers_fault(part.error):
+                failed += len(part.tickets)
+        if not failed:
+            self.cost.observe(rows, seconds)
+        statistics = self.statistics
+        statistics.batches += 1
+        statistics.rows += rows
+        statistics.compute_seconds += seconds
+        statistics.batch_rows.observe(rows)
+        if self._on_batch is not None:
+            calls = sum([len(part.tickets) for part in parts])
+            self._on_batch(calls - failed, failed, seconds, usual)
 
     def _deliver(self, parts: Iterable[Part]) -> None:
-        for tickets, outputs, error in parts:
+        now = time.monotonic()
+        for part in parts:
+            outputs, error = part.outputs, part.error
             items = list(outputs.items()) if outputs is not None else []
-            start = 0
-            for ticket in tickets:
+            started, queued, start = part.started, 0.0, 0
+            latency = self.statistics.latency
+            counts, bounds = latency.counts, latency.bounds
+            for ticket in part.tickets:
                 end = start + ticket.rows
                 on_done = ticket.on_done
                 if on_done is not None:
                     ticket.on_done = None
+                    ticket.part = part
+                    took = now - ticket.arrived
+                    queued += started - ticket.arrived
+                    if error is not None:
+                        if type(ticket) is not Piece:
+                            self._count_call(ticket, error, now)
+                    elif type(ticket) is not Piece:
+                        self.statistics.succeeded += 1
+                        latency.sum += took
+                        latency.count += 1
+                        counts[bisect_left(bounds, took)] += 1
                     try:
-                        if error is None:
+                        if error is not None:
+                            on_done(None, error)
+                        elif self._padding is None:
                             on_done({name: array[start:end] for name, array in items}, None)
                         else:
-                            on_done(None, error)
+                            cut = self._padding.cut
+                            on_done(
+                                {name: cut(name, array[start:end], ticket) for name, array in items}, None
+                            )
                     except Exception:  # one caller's mistake must not reach the others
                         _logger.exception("A callback for a result of the model %s raised.", self.name)
                 start = end
+            self.statistics.queue_seconds += queued
         if self.after_batch is not None:
             try:
                 self.after_batch()
             except Exception:
                 _logger.exception("The after_batch hook of the model %s raised.", self.name)
+        self._tell_if_idle()
 
-    def _refusal(self, rows: int) -> Exception:
+    def _tell_if_idle(self) -> None:
+        if self._idle is not None and self.is_idle:
+            self._idle.set()
+
+    def _count_call(self, ticket: Ticket, error: BaseException | None, now: float) -> None:
+        statistics = self.statistics
+        statistics.latency.observe(now - ticket.arrived)
+        if error is None:
+            statistics.succeeded += 1
+        else:
+            statistics.failures[_reason(error)] += 1
+
+    def _fail(self, tickets: Sequence[Ticket], error: SocaityError) -> None:
+        if tickets:
+            now = time.monotonic()
+            rows = sum(ticket.rows for ticket in tickets)
+            self._deliver([Part(tickets, None, error, rows, now, now)])
+
+    # Deadlines
+
+    def _sweep_no_later_than(self, at: float) -> None:
+        assert self._loop is not None
+        self._sweep_at = at
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+        self._sweep_timer = self._loop.call_later(max(at - time.monotonic(), 0.0), self._sweep_now)
+
+    def _sweep_now(self) -> None:
+        # not compared with the clock again: some loops fire up to a millisecond early
+        self._sweep(max(time.monotonic(), self._sweep_at))
+
+    def _sweep(self, now: float) -> None:
+        """Answer the calls whose time is up, whether they wait or run, and look when to look again."""
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+            self._sweep_timer = None
+        expired = self._waiting.take_expired(now)
+        earliest = min((ticket.deadline for ticket in self._waiting), default=math.inf)
+        given_up: list[Ticket] = []
+        for instance in self._instances:
+            if not instance.batch:
+                continue
+            end = instance.started_at + self._run_timeout
+            for ticket in instance.batch:
+                if ticket.on_done is None:
+                    continue
+                if ticket.deadline <= now:
+                    expired.append(ticket)
+                elif end <= now:
+                    given_up.append(ticket)
+                else:
+                    earliest = min(earliest, ticket.deadline, end)
+            if end <= now:
+                self._give_up_on(instance, now)
+        self._sweep_at = math.inf
+        if earliest != math.inf and not self._closed:
+            self._sweep_no_later_than(max(earliest, now + _SWEEP_INTERVAL))
+        self._fail(expired, _expired(self.name))
+        self._fail(given_up, _too_slow(self.name, self._run_timeout))
+
+    def _give_up_on(self, instance: Instance, now: float) -> None:
+        if instance.is_given_up:
+            return
+        instance.is_given_up = True
+        _logger.error(
+            "A batch of the model %s runs for more than %s s; its calls fail.", self.name, self._run_timeout
+        )
+        if self._on_batch is not None:
+            calls = sum(ticket.on_done is not None for ticket in instance.batch)
+            self._on_batch(0, max(calls, 1), now - instance.started_at, 0.0)
+        if self._interrupt is not None:
+            self._interrupt()
+
+    # Admission
+
+    def _check_time(self, rows: int, allowed: float, now: float) -> None:
+        """Raises ServerError where the answer would come later than `allowed` seconds from now."""
+        wait = self._seconds_for(rows, now)
+        if wait <= allowed:
+            return
+        self.statistics.failures["rejected"] += 1
+        raise ServerError(
+            f"The model {self.name!r} could answer in about {wait:.2g} s, and the call may take {max(allowed, 0.0):.2g} s; "
+            "send fewer calls at once, or allow more time.",
+            status=503,
+            code="too_late",
+            retry_after=max(wait - max(allowed, 0.0), 0.001),
+        )
+
+    def _seconds_for(self, rows: int, now: float) -> float:
+        """Seconds until a call of `rows` rows that came now would be answered; 0 while nothing is measured."""
+        cost = self.cost
+        residual = overdue = 0.0
+        for instance in self._instances:
+            if instance.batch:
+                left = cost.seconds(sum([t.rows for t in instance.batch])) - (now - instance.started_at)
+                residual += max(left, 0.0)
+                overdue = max(overdue, -left)
+        if not cost.is_measured:
+            return overdue
+        batch = min(self.rush_batch_size, max(self._waiting.rows + rows, 1))
+        per_row = cost.seconds(batch) / batch
+        wait = ((self._waiting.rows + rows) * per_row + residual) / self.instance_count
+        return max(wait, cost.seconds(min(rows, batch)) if rows else 0.0, overdue)
+
+    def _refusal(self, rows: int, size: int) -> Exception:
         if rows > self.queue_rows:
             return InvalidInputError(
                 f"A call of {rows} rows can never be queued (at most {self.queue_rows}); send fewer rows at once.",
                 status=413,
                 code="too_many_rows",
             )
+        if size > self.queue_bytes:
+            return InvalidInputError(
+                f"A call of {size} bytes can never be queued (at most {self.queue_bytes}); send fewer rows at once.",
+                status=413,
+                code="too_large",
+            )
+        full = f"{self.depth} of {self.queue_rows} rows"
+        if self._waiting.rows + rows <= self.queue_rows:
+            full = f"{self.queued_bytes} of {self.queue_bytes} bytes"
         return ServerError(
-            f"The queue of the model {self.name!r} is full: {self.depth} of {self.queue_rows} rows wait.",
+            f"The queue of the model {self.name!r} is full: {full} wait.",
             status=503,
             code="queue_full",
-            retry_after=self._seconds_to_drain(),
+            retry_after=self.seconds_to_drain()
+            if self.cost.is_measured
+            else max(_UNMEASURED_RETRY, self.seconds_to_drain()),
         )
 
-    def _seconds_to_drain(self) -> float:
-        """When all that runs and waits now will be done, at the rate of the last batches.
-
-        A batch that runs for longer than that has made the rate stale: then at least as long again.
-        """
-        now = time.monotonic()
-        running = [instance for instance in self._instances if instance.batch]
-        overdue = max((now - instance.started_at for instance in running), default=0.0)
-        if not self._drained_seconds:
-            return max(_UNMEASURED_RETRY, overdue)
-        rows = self._waiting.rows + sum(ticket.rows for instance in running for ticket in instance.batch)
-        rate = self._instance_count * self._drained_rows / self._drained_seconds
-        return max(rows / rate, overdue)
-
     def _unavailable(self) -> ServerError:
-        return ServerError(f"The model {self.name!r} is being unloaded.", status=503, code="unavailable")
+        return ServerError(
+            f"The model {self.name!r} is being unloaded.", status=503, code="unavailable", retry_after=1.0
+        )
+
+    def __iter__(self) -> Iterator[Ticket]:
+        """The calls that wait."""
+        return iter(self._waiting)
+
+
+def _check(name: str, value: float, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}.")
+
+
+def _is_callers_fault(error: BaseException) -> bool:
+    return isinstance(error, SocaityError) and 400 <= getattr(error, "status", 500) < 500
+
+
+def _reason(error: BaseException) -> str:
+    code = getattr(error, "code", None)
+    if code == "deadline_exceeded":
+        return "expired"
+    if code in ("unavailable", "queue_full", "too_late"):
+        return "rejected"
+    return "invalid" if _is_callers_fault(error) else "model"
+
+
+def _expired(name: str) -> ServerError:
+    return ServerError(
+        f"The time that the call of the model {name!r} was allowed to take is over.",
+        status=504,
+        code="deadline_exceeded",
+    )
+
+
+def _too_slow(name: str, seconds: float) -> ServerError:
+    return ServerError(
+        f"The model {name!r} ran for more than {seconds:g} s; set a longer `timeout` if that is usual for it.",
+        status=504,
+        code="timeout",
+    )
+
+
+def _internal(name: str, exc: Exception) -> ServerError:
+    error = ServerError(f"The batcher of the model {name!r} failed: {type(exc).__name__}.", code="internal")
+    error.__cause__ = exc
+    return error

@@ -8,32 +8,18 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from socaity.exceptions import ServerError
 
 from .inline import InlinePolicy
-from .ticket import Arrays, Ticket
+from .ticket import Arrays, Part, Ticket
 
-__all__ = ["Instance", "Part"]
+__all__ = ["Instance"]
 
 _logger = logging.getLogger(__name__)
-
-
-class Part(NamedTuple):
-    """Calls that ended together: with the outputs of all of them, row after row, or with one error."""
-
-    tickets: list[Ticket]
-    outputs: Arrays | None
-    error: BaseException | None
-
-    @property
-    def rows(self) -> int:
-        """The rows of all calls."""
-        return sum(ticket.rows for ticket in self.tickets)
 
 
 class Instance:
@@ -51,15 +37,21 @@ class Instance:
         name: str,
         replay: bool,
         inline: bool = False,
+        join: Callable[[Sequence[Ticket]], Arrays] | None = None,
     ) -> None:
         self.policy = InlinePolicy(is_allowed=inline)
         self.batch: list[Ticket] = []
         self.started_at = 0.0
+        self.is_given_up = False
+        """Nobody waits for the batch that runs any more."""
+        self.seconds = 0.0
+        """How long the last batch took, halves that were run again not counted."""
         self.stopped = asyncio.Event()
         self._run = run
         self._loop = loop
         self._finished = finished
         self._replay = replay
+        self._join = join or _joined_inputs
         self._queue: queue.SimpleQueue[list[Ticket] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -68,14 +60,14 @@ class Instance:
         """Run `batch`; the instance must be free."""
         self.batch = batch
         self.started_at = now
+        self.is_given_up = False
         self._queue.put(batch)
 
     def run_inline(self, batch: list[Ticket], now: float) -> list[Part]:
         """Run `batch` here and now, on the loop thread."""
         self.started_at = now
-        began = time.perf_counter()
-        parts = self._outcome(batch)
-        self.policy.ran_inline(time.perf_counter() - began)
+        parts = self._run_batch(batch)
+        self.policy.ran_inline(time.monotonic() - now)
         return parts
 
     def stop(self) -> None:
@@ -95,9 +87,9 @@ class Instance:
         # A function of its own, so that an idle thread keeps no arrays alive.
         batch = self._queue.get()
         if batch is not None:
-            began, busy = time.perf_counter(), time.thread_time()
-            parts = self._outcome(batch)
-            self._tell(self._report, parts, time.thread_time() - busy, time.perf_counter() - began)
+            began, busy = time.monotonic(), time.thread_time()
+            parts = self._run_batch(batch)
+            self._tell(self._report, parts, time.thread_time() - busy, time.monotonic() - began)
         return batch is not None
 
     def _tell(self, callback: Callable[..., None], *args: object) -> None:
@@ -110,30 +102,52 @@ class Instance:
         self.policy.ran_on_thread(busy, elapsed)
         self._finished(self, parts)
 
-    def _outcome(self, tickets: list[Ticket]) -> list[Part]:
+    def _run_batch(self, tickets: list[Ticket]) -> list[Part]:
+        started = time.monotonic()
+        self.seconds = 0.0
+        parts = self._outcome(tickets, started)
+        if not self.seconds:
+            self.seconds = time.monotonic() - started
+        return parts
+
+    def _outcome(self, tickets: list[Ticket], started: float) -> list[Part]:
         """Run `tickets` together, and in halves if that fails."""
+        rows = sum([ticket.rows for ticket in tickets])
+        error: Exception
         try:
-            outputs = self._run(_joined_inputs(tickets))
+            outputs = self._run(self._join(tickets))
         except BaseException as exc:
             # The edge: an error that got past it would leave the calls waiting for ever.
-            if len(tickets) == 1 or not self._replay:
-                return [Part(tickets, None, _as_error(exc))]
-            _logger.debug(
-                "A batch of %d calls raised %s; running its halves.", len(tickets), type(exc).__name__
-            )
+            error = _as_error(exc)
+            if len(tickets) > 1 and self._replay and not _killed_its_process(exc):
+                if not self.seconds:
+                    self.seconds = time.monotonic() - started
+                _logger.debug(
+                    "A batch of %d calls raised %s; running its halves.", len(tickets), type(exc).__name__
+                )
+                middle = len(tickets) // 2
+                return [
+                    part
+                    for half in (tickets[:middle], tickets[middle:])
+                    for part in self._outcome(half, time.monotonic())
+                ]
         else:
-            wrong = _what_is_wrong(outputs, sum(ticket.rows for ticket in tickets))
+            wrong = _what_is_wrong(outputs, rows)
             if wrong is None:
-                return [Part(tickets, outputs, None)]
-            return [Part(tickets, None, ServerError(wrong, code="model_error"))]
-        middle = len(tickets) // 2
-        return self._outcome(tickets[:middle]) + self._outcome(tickets[middle:])
+                return [Part(tickets, outputs, None, rows, started, time.monotonic(), len(tickets), rows)]
+            error = ServerError(wrong, code="model_error")
+        return [Part(tickets, None, error, rows, started, time.monotonic(), len(tickets), rows)]
 
 
-def _joined_inputs(tickets: list[Ticket]) -> Arrays:
+def _joined_inputs(tickets: Sequence[Ticket]) -> Arrays:
     if len(tickets) == 1:
         return tickets[0].inputs
     return {name: np.concatenate([ticket.inputs[name] for ticket in tickets]) for name in tickets[0].inputs}
+
+
+def _killed_its_process(exc: BaseException) -> bool:
+    """Running the halves of such a batch would only kill the next process."""
+    return isinstance(exc, ServerError) and exc.code == "worker_died"
 
 
 def _as_error(exc: BaseException) -> Exception:

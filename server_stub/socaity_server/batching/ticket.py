@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any, TypeAlias
+import math
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from socaity.exceptions import InvalidInputError, ServerError
 
 from .policy import Entry, WaitingRoom, row_slices
 
-__all__ = ["Arrays", "OnDone", "SplitTicket", "Ticket", "bucket_key"]
+__all__ = ["Arrays", "OnDone", "Owner", "Part", "Piece", "SplitTicket", "Ticket", "bucket_key"]
 
 Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
 OnDone: TypeAlias = Callable[[Arrays | None, BaseException | None], None]
@@ -19,37 +20,89 @@ OnDone: TypeAlias = Callable[[Arrays | None, BaseException | None], None]
 _NO_ARRAYS: Arrays = {}
 
 
-class Ticket(Entry):
-    """A submitted call. Its outcome goes to `on_done`, once, unless it is cancelled first."""
+class Owner(Protocol):
+    """Where a ticket came from, as far as the ticket needs it."""
 
-    __slots__ = ("_room", "inputs", "on_done")
+    def cancelled(self, ticket: Ticket) -> None:
+        """The caller does not want the outcome any more."""
+
+    def ended(self, ticket: Ticket, error: BaseException | None) -> None:
+        """A call in pieces has its outcome."""
+
+    def discard(self, ticket: Ticket) -> None:
+        """The ticket does not wait any more."""
+
+
+class Part(NamedTuple):
+    """Calls that ended together: with the outputs of all of them, row after row, or with one error.
+
+    The batch of `batch_calls` calls and `batch_rows` rows in which they ran took from `started` to `ended` on its instance.
+    """
+
+    tickets: Sequence[Ticket]
+    outputs: Arrays | None
+    error: BaseException | None
+    rows: int
+    started: float = 0.0
+    ended: float = 0.0
+    batch_calls: int = 0
+    batch_rows: int = 0
+
+
+class Ticket(Entry):
+    """A submitted call. Its outcome goes to `on_done`, once, unless it is cancelled first.
+
+    `part` says afterwards how it ran: with whom, when, how long.
+    """
+
+    __slots__ = ("_owner", "inputs", "on_done", "part")
 
     def __init__(
         self,
-        room: WaitingRoom[Ticket],
+        owner: Owner,
         key: Hashable,
         inputs: Arrays,
         rows: int,
         on_done: OnDone,
         arrived: float,
+        deadline: float = math.inf,
+        priority: int = 0,
+        size: int = 0,
     ) -> None:
         # Not super().__init__: this runs once per call, and the extra call costs a tenth of it.
         self.key = key
         self.rows = rows
         self.arrived = arrived
+        self.deadline = deadline
+        self.priority = priority
+        self.size = size
         self.order = 0
         self.waiting = False
         self.bucket = None
         self.inputs = inputs
         self.on_done: OnDone | None = on_done
-        self._room = room
+        self.part: Part | None = None
+        self._owner = owner
 
     def cancel(self) -> None:
         """Take the call back: it does not run if it still waits, and `on_done` is not called any more."""
+        if self.on_done is None:
+            return
         self.on_done = None
+        self._owner.cancelled(self)
+        self.withdraw()
+
+    def withdraw(self) -> None:
+        """Wait no longer."""
         if self.waiting:
-            self._room.discard(self)
+            self._owner.discard(self)
             self.inputs = _NO_ARRAYS
+
+
+class Piece(Ticket):
+    """A part of a larger call."""
+
+    __slots__ = ()
 
 
 class SplitTicket(Ticket):
@@ -59,28 +112,43 @@ class SplitTicket(Ticket):
 
     def __init__(
         self,
-        room: WaitingRoom[Ticket],
+        owner: Owner,
         key: Hashable,
         inputs: Arrays,
         rows: int,
         on_done: OnDone,
         arrived: float,
+        deadline: float,
+        priority: int,
+        size: int,
+        *,
+        room: WaitingRoom[Ticket],
     ) -> None:
-        super().__init__(room, key, inputs, rows, on_done, arrived)
+        super().__init__(owner, key, inputs, rows, on_done, arrived, deadline, priority, size)
         self._pieces: list[Ticket] = []
         self._results: dict[int, Arrays] = {}
         for number, cut in enumerate(row_slices(rows, room.max_rows)):
-            piece_inputs = {name: array[cut] for name, array in inputs.items()}
-            piece = Ticket(room, key, piece_inputs, cut.stop - cut.start, self._receiver(number), arrived)
+            count = cut.stop - cut.start
+            piece = Piece(
+                owner,
+                key,
+                {name: array[cut] for name, array in inputs.items()},
+                count,
+                self._receiver(number),
+                arrived,
+                deadline,
+                priority,
+                size * count // rows,
+            )
             self._pieces.append(piece)
             room.add(piece)
 
-    def cancel(self) -> None:
+    def withdraw(self) -> None:
         """Take back every piece."""
-        self.on_done = None
         self._results.clear()
         for piece in self._pieces:
-            piece.cancel()
+            piece.on_done = None
+            piece.withdraw()
 
     def _receiver(self, number: int) -> OnDone:
         return lambda outputs, error: self._receive(number, outputs, error)
@@ -99,7 +167,10 @@ class SplitTicket(Ticket):
             except (KeyError, ValueError) as exc:
                 error = ServerError(f"The outputs of the pieces of a large call do not fit together: {exc}")
                 error.__cause__ = exc
-        self.cancel()
+        self.on_done = None
+        self.part = next((piece.part for piece in self._pieces if piece.part is not None), None)
+        self.withdraw()
+        self._owner.ended(self, error)
         on_done(joined, error)
 
 

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from socaity.exceptions import APIError, AuthenticationError, InvalidInputError, NotFoundError, SocaityError
@@ -19,9 +20,12 @@ from socaity.protocol.description import PROTOCOL, ServiceDescription
 from socaity.protocol.events import JobStatus
 
 from ..dataplane import DataPlane
+from ..listing import health, listing, listing_page
 from ..route import Route, suggestion
+from ..settings import ModelSettings
 from . import lite, openapi
 from .bodies import check_length, limited_stream, read_arguments
+from .limits import Limits
 from .origin import is_cross_origin
 from .preferences import Preferences, seconds
 from .responses import EventStream, error_of, job_document, job_response, problem_response, value_response
@@ -49,7 +53,15 @@ def _cross_origin() -> AuthenticationError:
 class SocaityApp(FastAPI):
     """The ASGI application of one data plane. It starts the data plane by itself where no lifespan is run."""
 
-    def __init__(self, dataplane: DataPlane, *, max_body: int, max_blob: int, grace: float = 10.0) -> None:
+    def __init__(
+        self,
+        dataplane: DataPlane,
+        settings: ModelSettings,
+        *,
+        max_body: int,
+        max_blob: int,
+        grace: float = 10.0,
+    ) -> None:
         super().__init__(
             title=dataplane.title,
             version=dataplane.version or "0",
@@ -58,10 +70,16 @@ class SocaityApp(FastAPI):
             docs_url="/docs",
         )
         self.dataplane = dataplane
+        self.settings = settings
         self.max_body = max_body
         self.max_blob = max_blob
         self.grace = grace
         self.check: Callable[[], None] | None = None
+        self.observer: lite.Observer | None = None
+        """Is told of every request to a model that is served after this was set."""
+        self.limits = Limits.of(settings)
+        """What every request has to pass first."""
+        self._serves_models = False
         self._hot: dict[str, ASGIApp] = {}
         self._socket = WebSocketFrontend(dataplane, max_body=max_body)
         self.add_exception_handler(SocaityError, _on_error)
@@ -71,6 +89,20 @@ class SocaityApp(FastAPI):
         self._mount()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limits = self.limits
+        if limits is None or scope["type"] != "http":
+            await self._answer(scope, receive, send)
+            return
+        refusal = limits.enter(scope)
+        if refusal is not None:
+            await problem_response(refusal)(scope, receive, send)
+            return
+        try:
+            await self._answer(scope, receive, send)
+        finally:
+            limits.leave()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "http":
             if not self.dataplane.is_ready:
@@ -90,18 +122,13 @@ class SocaityApp(FastAPI):
 
     def serve(self, route: Route) -> None:
         """Answer for a route of the data plane."""
-        if route.direct and route.outputs:
-            if not self._hot:
-                self.add_api_route(
-                    "/available_models",
-                    self._models,
-                    methods=["GET"],
-                    tags=["models"],
-                    summary="The models",
-                    openapi_extra=openapi.plain(),
-                )
-            handler = lite.ModelHandler(self.dataplane, route, self.max_body)
-            self._hot[route.path] = handler
+        if lite.is_model(route):
+            self._hot[route.path] = lite.ModelHandler(
+                self.dataplane, route, self.max_body, observer=self.observer
+            )
+            self._hot[f"/predict_batched/{route.name}"] = lite.ModelHandler(
+                self.dataplane, route, self.max_body, single=True, observer=self.observer
+            )
 
         async def call(request: Request) -> Response:
             hot = self._hot.get(route.path)
@@ -127,6 +154,40 @@ class SocaityApp(FastAPI):
                 return await self._look(route, request)
 
             self.add_api_route(route.path, look, methods=["GET"], include_in_schema=False)
+
+    def withdraw(self, path: str, name: str) -> None:
+        """Answer no longer for the model that was served there."""
+        self._hot.pop(path, None)
+        self._hot.pop(f"/predict_batched/{name}", None)
+        self.router.routes[:] = [one for one in self.router.routes if getattr(one, "path", None) != path]
+        self.openapi_schema = None
+
+    def serve_models(self) -> None:
+        """Answer for models: which there are, and why one is not there."""
+        if self._serves_models:
+            return
+        self._serves_models = True
+        self.add_api_route(
+            "/available_models",
+            self._models,
+            methods=["GET"],
+            tags=["models"],
+            summary="The models",
+            openapi_extra=openapi.plain(),
+        )
+        for prefix in ("/predict", "/predict_batched"):
+            self.router.routes.append(
+                StarletteRoute(prefix + "/{model}", self._absent, methods=["POST"], include_in_schema=False)
+            )
+
+    async def _absent(self, request: Request) -> Response:
+        """A model that is not served (now): why. Below a mount also one that is."""
+        name = request.path_params["model"]
+        route = self.dataplane.route(name)
+        hot = self._hot.get(request.url.path) or self._hot.get(_below_mount(request))
+        if hot is None:
+            raise NotFoundError(f"{route.name!r} is no model.", code="endpoint_not_found")
+        return _Delegate(hot)
 
     def openapi(self) -> dict[str, Any]:
         schema = super().openapi()
@@ -338,20 +399,23 @@ class SocaityApp(FastAPI):
     # The service
 
     async def _health(self, request: Request) -> Response:
-        ready = self.dataplane.is_ready
-        body = {
-            "status": "ready" if ready else "stopping" if self.dataplane.is_closing else "starting",
-            "instance": self.dataplane.instance,
-            "queues": self.dataplane.load() if ready else {},
-        }
-        return value_response(body, "", status=200 if ready else 503)
+        body, is_ready = health(self.dataplane, self.settings)
+        return value_response(body, "", status=200 if is_ready else 503)
 
     async def _describe(self, request: Request) -> Response:
+        await self.dataplane.settled()
         description: ServiceDescription = self.dataplane.describe()
         return Response(description.model_dump_json(), media_type="application/json")
 
     async def _models(self, request: Request) -> Response:
-        return value_response({"models": lite.models(self.dataplane)}, "")
+        models = listing(self.dataplane)
+        if "text/html" in request.headers.get("accept", ""):
+            return Response(listing_page(models), media_type="text/html")
+        return value_response({"models": models}, "")
+
+    async def _metrics(self, request: Request) -> Response:
+        body, kind = render(self.dataplane, request.headers.get("accept", ""))
+        return Response(body, media_type=kind)
 
     async def _on_http_error(self, request: Request, error: Exception) -> Response:
         """Starlette's own refusals: no such path, no such method."""
@@ -388,6 +452,12 @@ class _Delegate(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.handler(scope, receive, send)
+
+
+def _below_mount(request: Request) -> str:
+    """The path without that of the application in which this one is mounted."""
+    path: str = request.url.path
+    return path.removeprefix(request.scope.get("root_path", ""))
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
 
+import numpy as np
 import orjson
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
@@ -14,13 +18,30 @@ from socaity.exceptions import InvalidInputError, SocaityError
 from socaity.protocol.messagepack import packb
 
 from ..dataplane import DataPlane
+from ..direct import DirectRoute
 from ..references import find_references
 from ..route import Route
+from ..tensors import Rows
 from ..values import to_json
+from ..waterfall import Waterfall
 from .bodies import decode_json, decode_msgpack, too_large, unsupported
 from .responses import MSGPACK, problem_response
 
-__all__ = ["ModelHandler", "models"]
+__all__ = ["ModelHandler", "Observer", "is_model"]
+
+_MOST_URGENT = 10
+_INTERESTING = frozenset(
+    {
+        b"accept",
+        b"content-length",
+        b"content-type",
+        b"traceparent",
+        b"tracestate",
+        b"x-explain",
+        b"x-priority",
+        b"x-request-timeout-ms",
+    }
+)
 
 _JSON_TYPE = (b"content-type", b"application/json")
 _MSGPACK_TYPE = (b"content-type", MSGPACK.encode())
@@ -28,48 +49,72 @@ _MSGPACK_BYTES = MSGPACK.encode()
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
-def models(dataplane: DataPlane) -> list[str]:
-    """The names of the models."""
-    return [route.name for route in dataplane.routes.values() if route.direct and route.outputs]
+class Observer(Protocol):
+    """Who is told of every request: the latency log, tracing."""
+
+    def succeeded(
+        self, handler: ModelHandler, waterfall: Waterfall, headers: Mapping[bytes, bytes]
+    ) -> None: ...
+
+    def failed(self, handler: ModelHandler, error: SocaityError) -> None: ...
+
+
+def is_model(route: Route) -> bool:
+    """Called over `/predict/{model}`, and without a job."""
+    return route.model is not None and route.direct
 
 
 class ModelHandler:
-    """Answers for one model as a bare ASGI application: one future per request and nothing else."""
+    """Answers for one model as a bare ASGI application: one future per request and nothing else.
 
-    def __init__(self, dataplane: DataPlane, route: Route, max_body: int) -> None:
+    With `single` (`/predict_batched`) one row of features is answered with one row, else (`/predict`) with a stack of one.
+    """
+
+    def __init__(
+        self,
+        dataplane: DataPlane,
+        route: Route,
+        max_body: int,
+        *,
+        single: bool = False,
+        observer: Observer | None = None,
+    ) -> None:
         self.dataplane = dataplane
         self.route = route
         self.max_body = max_body
         self.name = route.name
+        self.endpoint = "predict_batched" if single else "predict"
+        self._observer = observer
+        self._single = single
         assert route.tensors is not None
         names = list(route.tensors.inputs)
         self._feature = names[0] if len(names) == 1 else None
-        self._rank = len(route.tensors.inputs[names[0]].item_shape or ()) if names else 0
+        shape = route.tensors.inputs[names[0]].item_shape if names else ()
+        self._rank = None if shape is None else len(shape)
         self._stacks = route.tensors.has_batch_axis
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        content_type = accept = b""
-        for name, value in scope["headers"]:
-            if name == b"content-type":
-                content_type = value
-            elif name == b"accept":
-                accept = value
-            elif name == b"content-length" and len(value) > 6 and int(value) > self.max_body:
-                await self._refuse(too_large(self.max_body), scope, receive, send)
-                return
+        headers = {name: value for name, value in scope["headers"] if name in _INTERESTING}
+        query = scope["query_string"]
         try:
+            if (
+                len(headers.get(b"content-length", b"")) > 6
+                and int(headers[b"content-length"]) > self.max_body
+            ):
+                raise too_large(self.max_body)
             message = await receive()
             body = message.get("body", b"")
             if message.get("more_body"):
                 body = await self._read_on(body, receive)
             if len(body) > self.max_body:
                 raise too_large(self.max_body)
-            arguments = self._decode(content_type, body)
-            if scope["query_string"]:
-                self._refuse_query(scope["query_string"])
+            arguments = self._decode(headers.get(b"content-type", b""), body)
+            explain = self._read_query(query) if query else False
             as_features = "features" in arguments and len(arguments) == 1
+            squeeze = False
             if as_features:
-                arguments = self._from_features(arguments["features"])
+                arguments, squeeze = self._from_features(arguments["features"])
+            ticket: Any = None
             if (
                 not as_features
                 and any(type(one) is dict for one in arguments.values())
@@ -79,31 +124,80 @@ class ModelHandler:
                     self.route, arguments, owner=scope.get("socaity.owner", "")
                 )
             else:
+                direct = self.dataplane.direct(self.route)
+                deadline, max_wait = self._time_limits(headers.get(b"x-request-timeout-ms"), direct)
                 future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-                ticket = self.dataplane.call(self.route, arguments, _setter(future))
+                ticket = direct.call(
+                    arguments,
+                    _setter(future),
+                    deadline=deadline,
+                    max_wait=max_wait,
+                    priority=_priority(headers[b"x-priority"]) if b"x-priority" in headers else 0,
+                )
                 try:
                     result = await future
                 except asyncio.CancelledError:
                     ticket.cancel()
                     raise
             if as_features:
+                if squeeze:
+                    result = _first_row(result)
                 result = {"model": self.name, "predictions": result}
         except ClientDisconnect:
             return  # nobody is left to answer
         except SocaityError as error:
-            await self._refuse(error, scope, receive, send)
+            if self._observer is not None:
+                self._observer.failed(self, error)
+            await problem_response(error)(scope, receive, send)
             return
-        if accept and _MSGPACK_BYTES in accept:
-            body, kind = packb(result), _MSGPACK_TYPE
-        else:
-            try:
-                body = orjson.dumps(result, option=_NUMPY)
-            except TypeError:
-                body = to_json(result)
-            kind = _JSON_TYPE
-        headers = [kind, (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        waterfall: Waterfall | None = None
+        if ticket is not None and (explain or self._observer is not None or b"x-explain" in headers):
+            waterfall = Waterfall.of(ticket)
+        body, kind = self._encode(result, headers.get(b"accept", b""))
+        extra: tuple[tuple[bytes, bytes], ...] = ()
+        if waterfall is not None:
+            waterfall.encoded(time.monotonic())
+            if explain:
+                body, kind = self._encode(
+                    {"result": result, "explain": waterfall.document(self.name)}, headers.get(b"accept", b"")
+                )
+            if explain or b"x-explain" in headers:
+                extra = ((b"server-timing", waterfall.server_timing()),)
+            if self._observer is not None:
+                self._observer.succeeded(self, waterfall, headers)
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [kind, (b"content-length", b"%d" % len(body)), *extra],
+            }
+        )
         await send({"type": "http.response.body", "body": body})
+
+    def _time_limits(self, asked: bytes | None, direct: DirectRoute) -> tuple[float, float]:
+        """The deadline, and how long the call may wait: whoever asks for a time gets it, others are not kept for long."""
+        if asked is None:
+            limit = direct.timeout
+            return (math.inf if limit == math.inf else time.monotonic() + limit), direct.patience
+        try:
+            milliseconds = float(asked)
+        except ValueError:
+            milliseconds = -1.0
+        if not 0 < milliseconds < math.inf:
+            raise InvalidInputError(
+                f"X-Request-Timeout-Ms is a number of milliseconds above 0, not {asked.decode('latin-1')[:40]!r}.",
+                status=400,
+                code="malformed_header",
+            )
+        return time.monotonic() + min(milliseconds / 1000, direct.timeout), math.inf
+
+    def _encode(self, result: Any, accept: bytes) -> tuple[bytes, tuple[bytes, bytes]]:
+        if accept and _MSGPACK_BYTES in accept:
+            return packb(result), _MSGPACK_TYPE
+        try:
+            return orjson.dumps(result, option=_NUMPY), _JSON_TYPE
+        except TypeError:
+            return to_json(result), _JSON_TYPE
 
     def _decode(self, content_type: bytes, body: bytes) -> dict[str, Any]:
         if content_type == b"application/json":
@@ -119,34 +213,39 @@ class ModelHandler:
             return decode_msgpack(body)
         raise unsupported(content_type.decode("latin-1"))
 
-    def _from_features(self, features: Any) -> dict[str, Any]:
-        """`features` is always a stack of rows; a single row is taken as a stack of one."""
+    def _from_features(self, features: Any) -> tuple[dict[str, Any], bool]:
+        """The arguments that `features` stands for, and whether the answer is to lose its batch axis.
+
+        `features` is a stack of rows; a single row is taken as a stack of one.
+        """
         if self._feature is None:
             assert self.route.tensors is not None
             names = ", ".join(self.route.tensors.inputs)
             raise InvalidInputError(
                 f"{self.name} has several inputs: give them by name ({names}).", parameter="features"
             )
-        if (
-            self._stacks
-            and isinstance(features, list)
-            and not (self._rank == 1 and features and type(features[0]) is list)
-        ):
-            depth, inner = 0, features
-            while isinstance(inner, list) and inner:
-                depth, inner = depth + 1, inner[0]
-            if depth == self._rank:
-                features = [features]
-        return {self._feature: features}
+        if not self._stacks:
+            return {self._feature: features}, False
+        rank = self._rank
+        if rank == 1 and type(features) is list and features and type(features[0]) is list:
+            return {self._feature: features}, False
+        depth = _depth(features)
+        if rank is None:  # the model takes what it gets: rows are whatever is below the outermost list
+            is_row = depth < 2
+            return {self._feature: Rows([features] if is_row else features)}, is_row and self._single
+        if depth == rank:
+            return {self._feature: [features]}, self._single
+        return {self._feature: features}, False
 
-    def _refuse_query(self, query: bytes) -> None:
-        text = query.decode("latin-1")
-        names = {part.partition("=")[0] for part in text.split("&")}
-        unknown = names - {"sync"}
+    def _read_query(self, query: bytes) -> bool:
+        """Whether `?explain=1` asks for the waterfall."""
+        values = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+        unknown = values.keys() - {"sync", "explain"}
         if unknown:
             raise InvalidInputError(
                 f"{self.name} takes its inputs in the body, not in the query ({', '.join(sorted(unknown))})."
             )
+        return values.get("explain", "").lower() in ("1", "true")
 
     async def _read_on(self, first: bytes, receive: Receive) -> bytes:
         chunks, size = [first], len(first)
@@ -162,9 +261,6 @@ class ModelHandler:
             if not message.get("more_body"):
                 return b"".join(chunks)
 
-    async def _refuse(self, error: SocaityError, scope: Scope, receive: Receive, send: Send) -> None:
-        await problem_response(error)(scope, receive, send)
-
 
 def _setter(future: asyncio.Future[Any]) -> Callable[[Any, BaseException | None], None]:
     def on_done(result: Any, error: BaseException | None) -> None:
@@ -176,3 +272,32 @@ def _setter(future: asyncio.Future[Any]) -> Callable[[Any, BaseException | None]
             future.set_exception(error)
 
     return on_done
+
+
+def _depth(value: Any) -> int:
+    if isinstance(value, np.ndarray):
+        return value.ndim
+    depth = 0
+    while isinstance(value, list) and value:
+        depth, value = depth + 1, value[0]
+    return depth
+
+
+def _first_row(result: Any) -> Any:
+    if isinstance(result, dict):
+        return {name: rows[0] for name, rows in result.items()}
+    return result[0]
+
+
+def _priority(text: bytes) -> int:
+    try:
+        priority = int(text)
+    except ValueError:
+        priority = _MOST_URGENT + 1
+    if abs(priority) > _MOST_URGENT:
+        raise InvalidInputError(
+            f"X-Priority is a whole number from {-_MOST_URGENT} to {_MOST_URGENT}, not {text.decode('latin-1')[:40]!r}.",
+            status=400,
+            code="malformed_header",
+        )
+    return priority

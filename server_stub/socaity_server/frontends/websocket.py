@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import secrets
 from collections import deque
@@ -52,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 _SHAPES: dict[int, tuple[str, tuple[Any, ...]]] = {
-    CALL: (f"[{CALL}, n, endpoint, {{arguments}}]", (int, int, str, dict)),
+    CALL: (f"[{CALL}, n, endpoint, {{arguments}}, {{options}}?]", (int, int, str, dict)),
     SUBMIT: (f"[{SUBMIT}, n, endpoint, {{arguments}}, job id]", (int, int, str, dict, str)),
     WATCH: (f"[{WATCH}, n, job id, after]", (int, int, str, int)),
     CANCEL: (f"[{CANCEL}, n, call number or job id]", (int, int, (int, str))),
@@ -62,6 +63,9 @@ _SHAPES: dict[int, tuple[str, tuple[Any, ...]]] = {
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_NO_OPTIONS: dict[str, Any] = {}
+_MOST_URGENT = 10
 
 SESSION_TTL = 60.0
 """Seconds for which a session waits for its client to come back."""
@@ -239,6 +243,9 @@ class Session:
         dataplane, running = self._dataplane, self._running
         for message in messages:
             op = message[0]
+            options = _NO_OPTIONS
+            if op == CALL and len(message) == 5:
+                options = _read_options(message)
             if (
                 too_large
                 and op in (CALL, SUBMIT)
@@ -251,7 +258,9 @@ class Session:
                     _check(message)
                 _, n, name, arguments = message
                 try:
-                    call = dataplane.call(dataplane.route(str(name)), arguments, partial(self._finish, n))
+                    call = dataplane.call(
+                        dataplane.route(str(name)), arguments, partial(self._finish, n), **options
+                    )
                 except ConfigurationError as exc:
                     error = InvalidInputError(f"{exc} (SUBMIT, not CALL)", status=400, code="not_direct")
                     self._post([ERROR, n, to_problem(error)])
@@ -337,6 +346,7 @@ class Session:
             await dataplane.cancel(message[2])
             self._post([RESULT, n, True])
         else:
+            await dataplane.settled()
             self._post([RESULT, n, dataplane.describe().model_dump(mode="json", exclude_none=True)])
 
     def _watch(self, n: int, job_id: str, after: int, *, has_ended: bool = False) -> None:
@@ -419,6 +429,19 @@ class _Connection:
             await self._send({"type": "websocket.close", "code": 1002, "reason": detail[:120]})
         except Exception as exc:  # see write_frames
             logger.debug("saying goodbye failed: %s", exc)
+
+
+def _read_options(message: list[Any]) -> dict[str, Any]:
+    """Take the options of a call off its message. Raises MalformedError."""
+    given = message.pop()
+    if not isinstance(given, dict):
+        raise MalformedError("the options of a call are a map")
+    timeout, priority = given.get("timeout"), given.get("priority", 0)
+    if timeout is not None and (not isinstance(timeout, int | float) or not 0 <= timeout < math.inf):
+        raise MalformedError("a timeout is a number of seconds")
+    if type(priority) is not int or abs(priority) > _MOST_URGENT:
+        raise MalformedError(f"a priority is a whole number from {-_MOST_URGENT} to {_MOST_URGENT}")
+    return {"timeout": timeout, "priority": priority}
 
 
 def _check(message: list[Any]) -> bool:
