@@ -5,12 +5,19 @@ from __future__ import annotations
 import logging
 import math
 import time
+from cmath import isfinite
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from socaity.exceptions import ConfigurationError, JobFailed, ServerError, SocaityError
+from socaity.exceptions import (
+    ConfigurationError,
+    InvalidInputError,
+    JobFailed,
+    ServerError,
+    SocaityError,
+)
 
 from .batching.batcher import Batcher
 from .batching.cost import CostModel
@@ -152,7 +159,7 @@ class DirectRoute:
         if config.circuit_breaker.enabled:
             self.breaker = CircuitBreaker(config.circuit_breaker, on_change=self._on_breaker_change)
         return Batcher(
-            _model_run(runtime.run, stacks),
+            _model_run(runtime.run, stacks, is_checked=not config.allow_nan),
             max_batch_size=most,
             rush_batch_size=max(rush, most) if stacks else 1,
             preferred_sizes=config.preferred_batch_sizes,
@@ -220,16 +227,38 @@ def _function_run(function: Callable[..., Any]) -> Callable[[Arrays], Arrays]:
     return run
 
 
-def _model_run(function: Callable[[Arrays], Arrays], stacks: bool) -> Callable[[Arrays], Arrays]:
+def _model_run(
+    function: Callable[[Arrays], Arrays], stacks: bool, *, is_checked: bool
+) -> Callable[[Arrays], Arrays]:
     def run(inputs: Arrays) -> Arrays:
         try:
+            if is_checked:
+                _check_finite(inputs)
             if stacks:
                 return function(inputs)
             outputs = function({name: array[0] for name, array in inputs.items()})
             return {name: np.asarray(array)[None] for name, array in outputs.items()}
-        except (ServerError, JobFailed):
+        except (InvalidInputError, ServerError, JobFailed):
             raise
         except Exception as exc:
             raise failure(exc) from exc
 
     return run
+
+
+def _check_finite(inputs: Arrays) -> None:
+    """Raises InvalidInputError for NaN and infinities. Looked at for a batch at once, because looking costs little then; its
+    halves run again, so that only the call that has one fails."""
+    for name, array in inputs.items():
+        if array.dtype.kind not in "fc":
+            continue
+        # The sum of squares of finite numbers is finite, or overflows: only then the numbers are looked at one by one.
+        flat = array.reshape(-1)
+        with np.errstate(all="ignore"):
+            total = np.vdot(flat, flat)
+        if not isfinite(total) and not np.isfinite(flat).all():
+            raise InvalidInputError(
+                f"Parameter {name!r} holds NaN or infinity (or a number that is too large for {array.dtype}); "
+                "`allow_nan: true` in the model's configuration lets them through.",
+                parameter=name,
+            )

@@ -65,7 +65,7 @@ class ModelConfig:
 
     `queue_size` counts rows that wait, `queue_bytes` their bytes. `timeout` bounds a call from its arrival to its answer.
     `max_batch_size` may be exceeded up to `rush_batch_size` while more waits than one batch. `device` and `arguments` go to
-    the runtime (`RuntimeOptions`). `file` is the model file, relative to the folder; `sha256` its hash.
+    the runtime (`RuntimeOptions`). Inputs with NaN or infinities are refused unless `allow_nan`. `file` is the model file, relative to the folder; `sha256` its hash.
     """
 
     name: str | None = None
@@ -92,6 +92,7 @@ class ModelConfig:
     timeout: float | None = None
     warmup: bool = True
     idempotent: bool = True
+    allow_nan: bool = False
     caching: bool = False
     circuit_breaker: BreakerConfig = BreakerConfig()
 
@@ -377,6 +378,7 @@ _FIELDS: dict[str, tuple[str, _Read]] = {
     "timeout": ("timeout", _positive_seconds),
     "warmup": ("warmup", _flag),
     "idempotent": ("idempotent", _flag),
+    "allow_nan": ("allow_nan", _flag),
     "circuit_breaker": ("circuit_breaker", _breaker),
     # of the first model server
     "model_file": ("file", _file),

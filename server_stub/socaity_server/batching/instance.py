@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from socaity.exceptions import ServerError
+from socaity.exceptions import InvalidInputError, ServerError
 
 from .inline import InlinePolicy
 from .ticket import Arrays, Part, Ticket
@@ -119,7 +119,8 @@ class Instance:
         except BaseException as exc:
             # The edge: an error that got past it would leave the calls waiting for ever.
             error = _as_error(exc)
-            if len(tickets) > 1 and self._replay and not _killed_its_process(exc):
+            may_replay = self._replay or isinstance(exc, InvalidInputError)  # refused before it ran
+            if len(tickets) > 1 and may_replay and not _killed_its_process(exc):
                 if not self.seconds:
                     self.seconds = time.monotonic() - started
                 _logger.debug(

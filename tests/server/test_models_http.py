@@ -1,0 +1,438 @@
+"""Models over HTTP: the two routes, what they refuse, the waterfall, limits, health, and replacing a model while it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from socaity.protocol.messagepack import packb
+from socaity_server import SocaityRouter
+from socaity_server.frontends.limits import Limits, SlidingWindow
+from socaity_server.latency_log import LatencyLog
+from socaity_server.loading import LoadedModel
+from socaity_server.model_config import BreakerConfig, ModelConfig
+from socaity_server.models import model_route
+from socaity_server.runtimes.base import Runtime, TensorSpec
+
+from .conftest import open_client
+
+pytestmark = pytest.mark.anyio
+DEADLINE = 10.0
+MSGPACK = "application/vnd.socaity+msgpack"
+
+
+class Scaler(Runtime):
+    """Multiplies rows of two numbers by `factor`; waits for `gate` where there is one."""
+
+    name = "scaler 1"
+    inputs = (TensorSpec("x", "float32", (None, 2)),)
+    outputs = (TensorSpec("y", "float32", (None, 2)),)
+    batched = True
+
+    def __init__(self, factor: float = 2.0) -> None:
+        self.factor = factor
+        self.gate: threading.Semaphore | None = None
+        self.started = threading.Event()
+        self.is_closed = False
+
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        self.started.set()
+        if self.gate is not None:
+            assert self.gate.acquire(timeout=DEADLINE)
+        if (inputs["x"] == 666).any():
+            raise ValueError("evil")
+        return {"y": inputs["x"] * self.factor}
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+def scaler(router: SocaityRouter) -> Scaler:
+    runtime = Scaler()
+    router.add_model(runtime, name="scale")
+    return runtime
+
+
+# The two routes
+
+
+@pytest.mark.parametrize(
+    ("path", "features", "predictions"),
+    [
+        ("/predict/scale", [[1, 2], [3, 4]], [[2, 4], [6, 8]]),
+        ("/predict/scale", [1, 2], [[2, 4]]),
+        ("/predict_batched/scale", [[1, 2]], [[2, 4]]),
+        ("/predict_batched/scale", [1, 2], [2, 4]),
+        ("/predict_batched/scale", [[1, 2], [3, 4]], [[2, 4], [6, 8]]),
+    ],
+)
+async def test_answer_has_rows_when_the_request_had(
+    client: httpx.AsyncClient, scaler: Scaler, path: str, features: Any, predictions: Any
+) -> None:
+    answer = await client.post(path, json={"features": features})
+    assert answer.json() == {"model": "scale", "predictions": predictions}
+
+
+class Anything(Scaler):
+    """Takes arrays of any shape and dtype."""
+
+    inputs = (TensorSpec("x", None, None),)
+    outputs = ()
+
+
+async def test_features_of_a_model_without_shapes_are_rows(
+    router: SocaityRouter, client: httpx.AsyncClient
+) -> None:
+    router.add_model(Anything(), name="any")
+    for features, predictions in (([[1, 2], [3, 4]], [[2, 4], [6, 8]]), ([1, 2, 3], [[2, 4, 6]])):
+        answer = await client.post("/predict/any", json={"features": features})
+        assert answer.json()["predictions"] == predictions
+    answer = await client.post("/predict_batched/any", json={"features": [1, 2, 3]})
+    assert answer.json()["predictions"] == [2, 4, 6]
+    answer = await client.post("/predict/any", json={"x": [1, 2, 3]})
+    assert answer.json() == [2, 4, 6]
+
+
+class Counter(Scaler):
+    """Whole numbers stay whole, text stays whole, several outputs come by name."""
+
+    inputs = (TensorSpec("words", "object", (None,)),)
+    outputs = (TensorSpec("length", "int64", (None,)), TensorSpec("upper", "object", (None,)))
+
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        words = inputs["words"].tolist()
+        return {
+            "length": np.array([len(word) for word in words]),
+            "upper": np.array([word.upper() for word in words], object),
+        }
+
+
+async def test_text_integers_and_several_outputs(router: SocaityRouter, client: httpx.AsyncClient) -> None:
+    router.add_model(Counter(), name="count")
+    answer = await client.post("/predict/count", json={"words": ["a word of more than ten letters", "b"]})
+    assert answer.json() == {"length": [31, 1], "upper": ["A WORD OF MORE THAN TEN LETTERS", "B"]}
+    answer = await client.post("/predict_batched/count", json={"features": "b"})
+    assert answer.json()["predictions"] == {"length": 1, "upper": "B"}
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "text"),
+    [
+        (b'{"features": [[NaN, 1]]}', 400, "not JSON"),
+        (b'{"features": [[Infinity, 1]]}', 400, "not JSON"),
+        (b'{"features": [[1e999, 1]]}', 400, "JSON"),
+        (b'{"features": [[1e300, 1]]}', 422, "infinit"),
+        (b'{"features": []}', 422, "shape"),
+        (b'{"features": [[]]}', 422, "shape"),
+        (b'{"features": [[1, 2], [3]]}', 422, "different lengths"),
+        (b'{"features": [[1, 2, 3]]}', 422, "shape"),
+        (b'{"features": [["a", "b"]]}', 422, "text"),
+        (b'{"features": [[true, false]]}', 422, "bool"),
+        (b'{"features": null}', 422, "null"),
+        (b'{"features": {"a": 1}}', 422, "must be"),
+        (b'{"y": [1, 2]}', 422, "no parameter 'y'"),
+        (b"{}", 422, "needs the parameter 'x'"),
+        (b"", 400, "not JSON"),
+        (b"[1, 2]", 400, "JSON object"),
+        (b'{"features": ' + b"[" * 2000 + b"]" * 2000 + b"}", 400, "JSON"),
+        (b'{"features": ' + b"[" * 500 + b"1" + b"]" * 500 + b"}", 422, "must"),
+    ],
+)
+async def test_bad_input_is_a_clear_error_and_the_model_serves_on(
+    client: httpx.AsyncClient,
+    scaler: Scaler,
+    body: bytes,
+    status: int,
+    text: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        answer = await client.post(
+            "/predict/scale", content=body, headers={"content-type": "application/json"}
+        )
+    assert answer.status_code == status, answer.text
+    assert text in answer.json()["detail"]
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (await client.post("/predict/scale", json={"x": [1, 2]})).json() == [2, 4]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+async def test_numbers_that_are_none_are_refused_and_their_batch_is_not(
+    client: httpx.AsyncClient, scaler: Scaler, bad: float
+) -> None:
+    scaler.gate = threading.Semaphore(0)
+
+    async def call(value: float) -> httpx.Response:
+        content = packb({"x": np.array([value, 1], np.float32)})
+        return await client.post("/predict/scale", content=content, headers={"content-type": MSGPACK})
+
+    first = asyncio.create_task(call(1.0))
+    await asyncio.to_thread(scaler.started.wait, DEADLINE)
+    others = [asyncio.create_task(call(value)) for value in (2.0, bad, 3.0)]
+    while (await client.get("/health")).json() and _waiting(client, "scale") < 3:
+        await asyncio.sleep(0)
+    scaler.gate.release(8)
+    answers = [await first, *[await other for other in others]]
+    assert [answer.status_code for answer in answers] == [200, 200, 422, 200]
+    assert "infinity" in answers[2].json()["detail"]
+    assert answers[2].json()["parameter"] == "x"
+
+
+def _waiting(client: httpx.AsyncClient, name: str) -> int:
+    transport = client._transport
+    assert isinstance(transport, httpx.ASGITransport)
+    dataplane = transport.app.dataplane  # type: ignore[attr-defined]
+    return int(dataplane.direct_routes()[name].batcher.depth)
+
+
+async def test_nan_is_let_through_where_the_model_takes_it(
+    router: SocaityRouter, client: httpx.AsyncClient
+) -> None:
+    router.add_model(Scaler(), name="gaps", config=ModelConfig(allow_nan=True))
+    content = packb({"x": np.array([np.nan, 1], np.float32)})
+    answer = await client.post("/predict/gaps", content=content, headers={"content-type": MSGPACK})
+    assert answer.json() == [None, 2]
+
+
+@pytest.mark.parametrize(
+    "name", ["scala", "..", "%2e%2e%2fsecret", "..%2f..%2fetc%2fpasswd", "a%00b", "x" * 5000, "<script>"]
+)
+@pytest.mark.parametrize("prefix", ["/predict", "/predict_batched"])
+async def test_unknown_model_is_not_found_whatever_its_name(
+    client: httpx.AsyncClient, scaler: Scaler, prefix: str, name: str
+) -> None:
+    answer = await client.post(f"{prefix}/{name}", json={"features": [1, 2]})
+    assert answer.status_code in (404, 405)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_failing_row_fails_alone_and_payloads_are_not_logged(
+    client: httpx.AsyncClient, scaler: Scaler, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        good, evil = await asyncio.gather(
+            client.post("/predict/scale", json={"x": [12345, 2]}),
+            client.post("/predict/scale", json={"x": [666, 2]}),
+        )
+    assert (good.status_code, good.json()) == (200, [24690, 4])
+    assert (evil.status_code, evil.json()["detail"]) == (500, "ValueError: evil")
+    assert "12345" not in caplog.text
+    assert "666" not in caplog.text
+
+
+# Time
+
+
+async def test_request_may_say_how_long_it_waits(client: httpx.AsyncClient, scaler: Scaler) -> None:
+    scaler.gate = threading.Semaphore(0)
+    answer = await client.post("/predict/scale", json={"x": [1, 2]}, headers={"X-Request-Timeout-Ms": "20"})
+    assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
+    scaler.gate.release(2)
+    answer = await client.post("/predict/scale", json={"x": [1, 2]}, headers={"X-Request-Timeout-Ms": "9e3"})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Request-Timeout-Ms": "soon"},
+        {"X-Request-Timeout-Ms": "-1"},
+        {"X-Request-Timeout-Ms": "nan"},
+        {"X-Request-Timeout-Ms": "inf"},
+        {"X-Priority": "very"},
+        {"X-Priority": "11"},
+    ],
+)
+async def test_malformed_headers_are_refused(
+    client: httpx.AsyncClient, scaler: Scaler, headers: dict[str, str]
+) -> None:
+    answer = await client.post("/predict/scale", json={"x": [1, 2]}, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_header")
+
+
+async def test_timeout_of_the_configuration_is_an_answer(
+    router: SocaityRouter, client: httpx.AsyncClient
+) -> None:
+    scaler = Scaler()
+    scaler.gate = threading.Semaphore(0)
+    router.add_model(scaler, name="slow", config=ModelConfig(timeout=0.02))
+    answer = await client.post("/predict_batched/slow", json={"features": [1, 2]})
+    assert answer.status_code == 504
+    scaler.gate.release(2)
+
+
+# The waterfall
+
+
+async def test_explain_tells_where_the_time_went(client: httpx.AsyncClient, scaler: Scaler) -> None:
+    answer = await client.post("/predict/scale?explain=1", json={"features": [[1, 2], [3, 4]]})
+    document = answer.json()
+    assert document["result"] == {"model": "scale", "predictions": [[2, 4], [6, 8]]}
+    explain = document["explain"]
+    assert (explain["model"], explain["rows"]) == ("scale", 2)
+    assert explain["batch"] == {"calls": 1, "rows": 2}
+    steps = explain["steps"]
+    assert [step["step"] for step in steps] == ["queued", "computed", "delivered", "encoded"]
+    assert sum(step["ms"] for step in steps) == pytest.approx(explain["total_ms"], abs=0.01)
+    for before, after in itertools.pairwise(steps):
+        assert after["start_ms"] == pytest.approx(before["start_ms"] + before["ms"], abs=0.01)
+
+
+async def test_explain_header_leaves_the_answer_as_it_is(client: httpx.AsyncClient, scaler: Scaler) -> None:
+    answer = await client.post("/predict/scale", json={"x": [1, 2]}, headers={"X-Explain": "1"})
+    assert answer.json() == [2, 4]
+    assert answer.headers["server-timing"].startswith("queued;dur=")
+    assert 'batch;desc="1 calls, 1 rows"' in answer.headers["server-timing"]
+    assert "server-timing" not in (await client.post("/predict/scale", json={"x": [1, 2]})).headers
+
+
+async def test_debug_mode_writes_latencies_and_no_payloads(
+    tmp_path: Path, router: SocaityRouter, client: httpx.AsyncClient
+) -> None:
+    log = LatencyLog(str(tmp_path / "logs"))
+    router.app.observer = log
+    router.add_model(Scaler(), name="scale")
+    await client.post("/predict_batched/scale", json={"features": [31337, 2]})
+    await client.post("/predict/scale", json={"features": [[1]]})
+    log.close()
+    first, second = (tmp_path / "logs" / "latency.log").read_text().splitlines()
+    assert "predict_batched scale queued=" in first
+    assert "rows=1 batch=1/1" in first
+    assert "predict scale failed" in second
+    assert "31337" not in first
+
+
+# Breaker, health, listing
+
+
+async def test_open_breaker_refuses_at_once_and_health_says_so(
+    router: SocaityRouter, client: httpx.AsyncClient
+) -> None:
+    config = ModelConfig(circuit_breaker=BreakerConfig(minimum_calls=4, recovery_time=600.0))
+    router.add_model(Scaler(), name="scale", config=config)
+    for _ in range(8):
+        await client.post("/predict/scale", json={"x": [1]})  # the caller's fault
+    assert (await client.get("/health")).json()["models"]["scale"]["circuit_breaker"] == "closed"
+    for _ in range(4):
+        assert (await client.post("/predict/scale", json={"x": [666, 1]})).status_code == 500
+    answer = await client.post("/predict/scale", json={"x": [1, 2]})
+    assert (answer.status_code, answer.json()["code"]) == (503, "circuit_open")
+    assert 590 < int(answer.headers["retry-after"]) <= 600
+    health = await client.get("/health")
+    assert (health.status_code, health.json()["status"]) == (503, "broken")
+    assert health.json()["models"]["scale"]["circuit_breaker"] == "open"
+
+
+async def test_models_are_listed_for_programs_and_for_people(
+    router: SocaityRouter, client: httpx.AsyncClient
+) -> None:
+    router.add_model(Scaler(), name="scale", config=ModelConfig(description="<b>bold</b>"))
+    (model,) = (await client.get("/available_models")).json()["models"]
+    assert (model["name"], model["state"], model["backend"]) == ("scale", "ready", "scaler 1")
+    assert model["inputs"] == [{"name": "x", "dtype": "float32", "shape": [-1, 2]}]
+    page = await client.get("/available_models", headers={"Accept": "text/html,*/*"})
+    assert page.headers["content-type"].startswith("text/html")
+    assert "<td>scale</td>" in page.text
+    assert "<b>bold" not in page.text
+
+
+async def test_health_has_the_fields_of_the_first_model_server(
+    client: httpx.AsyncClient, scaler: Scaler
+) -> None:
+    health = (await client.get("/health")).json()
+    assert health["status"] == "healthy"
+    assert health["loaded_models"] == ["scale"]
+    assert health.keys() >= {"max_workers", "debug_mode", "log_directory", "Semaphore_case"}
+
+
+# Limits
+
+
+def test_window_lets_clients_in_again_and_forgets_them() -> None:
+    window = SlidingWindow(2, 10.0, max_keys=3)
+    assert [window.admit("a", now) for now in (0.0, 4.0, 5.0)] == [None, None, 5.0]
+    assert window.admit("b", 5.0) is None
+    assert window.admit("a", 10.5) is None
+    assert window.admit("a", 11.0) == 3.0
+    for number in range(100):
+        window.admit(f"c{number}", 12.0)
+    assert len(window) <= 4
+    window.admit("d", 1000.0)
+    assert len(window) == 1
+
+
+async def test_rate_limit_counts_every_route_and_believes_no_header(
+    router: SocaityRouter, scaler: Scaler
+) -> None:
+    router.app.limits = Limits(max_concurrent=None, rate_limit=3, rate_period=60.0, clock=lambda: 0.0)
+    async with open_client(router) as client:
+        statuses = []
+        for number in range(5):
+            answer = await client.post(
+                "/predict/scale", json={"x": [1, 2]}, headers={"X-Forwarded-For": f"10.0.0.{number}"}
+            )
+            statuses.append(answer.status_code)
+        assert statuses == [200, 200, 200, 429, 429]
+        assert answer.headers["retry-after"] == "60"
+        assert (await client.get("/available_models")).status_code == 429
+        assert (await client.get("/health")).status_code == 200
+
+
+async def test_too_many_requests_at_once_are_refused(router: SocaityRouter, scaler: Scaler) -> None:
+    router.app.limits = Limits(max_concurrent=1, rate_limit=None, rate_period=60.0)
+    scaler.gate = threading.Semaphore(0)
+    async with open_client(router) as client:
+        first = asyncio.create_task(client.post("/predict/scale", json={"x": [1, 2]}))
+        await asyncio.to_thread(scaler.started.wait, DEADLINE)
+        answer = await client.post("/predict/scale", json={"x": [1, 2]})
+        assert (answer.status_code, answer.json()["code"]) == (503, "too_many_requests")
+        scaler.gate.release(4)
+        assert (await first).status_code == 200
+        assert (await client.post("/predict/scale", json={"x": [1, 2]})).status_code == 200
+
+
+# Replacing
+
+
+async def test_replaced_model_finishes_what_it_has_and_the_new_one_takes_over(
+    router: SocaityRouter, client: httpx.AsyncClient, scaler: Scaler
+) -> None:
+    scaler.gate = threading.Semaphore(0)
+    running = asyncio.create_task(client.post("/predict/scale", json={"x": [1, 2]}))
+    await asyncio.to_thread(scaler.started.wait, DEADLINE)
+    waiting = asyncio.create_task(client.post("/predict/scale", json={"x": [3, 4]}))
+    while _waiting(client, "scale") < 1:
+        await asyncio.sleep(0)
+    route = model_route(LoadedModel.of_runtime(Scaler(10.0), "scale"))
+    router.dataplane.replace(route)
+    router.app.withdraw(route.path, "scale")
+    router.app.serve(route)
+    assert (await client.post("/predict/scale", json={"x": [1, 2]})).json() == [10, 20]
+    assert (await client.post("/predict_batched/scale", json={"features": [1, 2]})).json()["predictions"] == [
+        10,
+        20,
+    ]
+    scaler.gate.release(2)
+    assert (await running).json() == [2, 4]
+    assert (await waiting).json() == [6, 8]
+    await asyncio.wait_for(router.dataplane.retired(), DEADLINE)
+    assert router.dataplane.direct_routes()["scale"].statistics.succeeded == 4
+    schema = (await client.get("/openapi.json")).json()
+    assert json.dumps(schema).count('"/predict/scale"') == 1
+    router.app.withdraw(route.path, "scale")
+    router.dataplane.remove("scale")
+    assert (await client.post("/predict/scale", json={"x": [1, 2]})).status_code == 404
