@@ -32,6 +32,7 @@ _NAME_KEY = re.compile(r"""^\s*name\s*:\s*["']?(\w[\w.-]*)["']?\s*(?:#.*)?$""", 
 # A script beside the models (train.py) must not be run only because it is there.
 _IS_PYTHON_MODEL = re.compile(rb"^(?:(?:async\s+)?def\s+predict\b|class\s+Model\b)", re.MULTILINE)
 _MAX_DEPTH = 8
+_PASSING = (".log", ".lock", ".part", ".swp", ".tmp", "~")
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
@@ -325,7 +326,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__pycache__"
+    return name.startswith(".") or name == "__pycache__" or name.endswith(_PASSING)
 
 
 def _head(path: Path) -> bytes:

@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from socaity.exceptions import ConfigurationError, NotFoundError, ServerError
 
+from .background import on_thread
 from .loading import LoadedModel, load_model
 from .model_config import ModelConfig
-from .model_files import ModelFiles, VersionFiles, fingerprint, scan_folder
+from .model_files import ModelFiles, VersionFiles, scan_folder
+from .model_slot import ModelSlot, ModelState, OnGone, OnReady, SlotServices
 from .settings import ModelSettings
-from .watching import watch_folder
+from .watching import IsSettled, watch_folder
 
 __all__ = ["Load", "ModelRepository", "ModelState", "ModelStatus"]
 
-ModelState = Literal["loading", "ready", "failed", "unloaded"]
-OnReady: TypeAlias = Callable[[str, LoadedModel, LoadedModel | None], Awaitable[None]]
-OnGone: TypeAlias = Callable[[str, LoadedModel], Awaitable[None]]
 T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
-_USUAL_LOAD = 5.0
-"""Seconds that a load is said to take before one has been seen."""
 
 
 class Load(Protocol):
@@ -62,30 +57,6 @@ class ModelStatus:
     reason: str | None
     backend: str | None
     path: Path
-
-
-@dataclass(slots=True, eq=False)
-class _Model:
-    """What is known of one name. Loads and unloads of it happen one after the other, under `lock`."""
-
-    name: str
-    files: ModelFiles
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    loaded: LoadedModel | None = None
-    source: VersionFiles | None = None
-    """What `loaded` was loaded from."""
-    tried: dict[str | None, tuple[VersionFiles, str]] = field(default_factory=dict)
-    """What could not be loaded and why, by version: it is not tried again before it changes."""
-    reason: str | None = None
-    is_wanted: bool = True
-    """False: somebody has unloaded it, and it stays so until somebody loads it."""
-    pinned: str | None = None
-    pending: int = 0
-    """Loads that wait or run."""
-    loads: int = 0
-    """Loads that have ended."""
-    load_seconds: float | None = None
-    load_began: float | None = None
 
 
 class ModelRepository:
@@ -125,13 +96,12 @@ class ModelRepository:
         self._loads_at_once = loads_at_once
         self._grace = grace
         self._clock = clock
-        self._models: dict[str, _Model] = {}
-        self._slots = asyncio.Semaphore(loads_at_once)
-        self._scan_lock = asyncio.Lock()
+        self._models: dict[str, ModelSlot] = {}
         self._is_closing = False
         self._operations: dict[asyncio.Task[Any], bool] = {}
         """Every load and unload under way, and whether it may be cancelled now."""
         self._watcher: asyncio.Task[None] | None = None
+        self._open()
 
     # What there is
 
@@ -155,7 +125,7 @@ class ModelRepository:
                 f"The model {name!r} is being loaded.",
                 status=503,
                 code="model_loading",
-                retry_after=self._retry_after(model),
+                retry_after=model.retry_after,
             )
         if status.state == "failed":
             return ServerError(
@@ -179,7 +149,7 @@ class ModelRepository:
         await self._scan()
         if self._watches and self._watcher is None:
             self._watcher = asyncio.create_task(self._watch_on(), name="model-watch")
-        await self._follow(self._models.values(), retry=True)
+        await asyncio.gather(*self._follow(self._models.values(), retry=True))
         return self.listing()
 
     async def load(self, name: str, version: str | None = None) -> ModelStatus:
@@ -214,7 +184,7 @@ class ModelRepository:
         """Serve a model no longer until `load`; calls that run end first. Raises NotFoundError for an unknown one."""
         model = self._known(name)
         model.is_wanted = False
-        await asyncio.shield(self._start(self._take_down(model)))
+        await self._start(model.take_down())
         return self._status(model)
 
     async def watch(self) -> None:
@@ -236,33 +206,36 @@ class ModelRepository:
             for task in late:
                 task.cancel()
         served = [model for model in self._models.values() if model.loaded is not None]
-        await asyncio.gather(*[self._withdraw(model, timeout=self._grace) for model in served])
+        await asyncio.gather(*[model.withdraw(timeout=self._grace) for model in served])
         self._models.clear()
-        # the next one to use them may be another event loop
-        self._slots, self._scan_lock = asyncio.Semaphore(self._loads_at_once), asyncio.Lock()
+        self._open()
 
     # How it is done
 
-    def _known(self, name: str) -> _Model:
+    def _open(self) -> None:
+        """What belongs to one event loop."""
+        self._scan_lock = asyncio.Lock()
+        self._services = SlotServices(
+            on_ready=self._on_ready,
+            on_gone=self._on_gone,
+            load=self._load_blocking,
+            limit=asyncio.Semaphore(self._loads_at_once),
+            uninterrupted=self._uninterrupted,
+            reason=self._reason,
+            clock=self._clock,
+        )
+
+    def _known(self, name: str) -> ModelSlot:
         model = self._models.get(name)
         if model is None:
             raise NotFoundError(f"There is no model {name!r}.", code="model_not_found")
         return model
 
-    def _status(self, model: _Model) -> ModelStatus:
-        state: ModelState
-        if model.loaded is not None:
-            state = "ready"
-        elif model.pending:
-            state = "loading"
-        elif model.is_wanted and model.reason is not None:
-            state = "failed"
-        else:
-            state = "unloaded"
+    def _status(self, model: ModelSlot) -> ModelStatus:
         versions = model.files.versions
         return ModelStatus(
             name=model.name,
-            state=state,
+            state=model.state,
             version=None if model.loaded is None else model.loaded.version,
             versions=_versions(model.files),
             reason=model.reason,
@@ -270,43 +243,50 @@ class ModelRepository:
             path=model.files.path,
         )
 
-    def _retry_after(self, model: _Model) -> float:
-        usual = model.load_seconds or _USUAL_LOAD
-        elapsed = 0.0 if model.load_began is None else self._clock() - model.load_began
-        return float(math.ceil(max(1.0, usual - elapsed)))
+    def _loaded_status(self, model: ModelSlot) -> ModelStatus:
+        """The status after a load that somebody asked for; raises ServerError where it has failed."""
+        status = self._status(model)
+        if status.reason is not None and not model.is_current:
+            still = f" Version {status.version} is served still." if status.version else ""
+            raise ServerError(
+                f"The model {model.name!r} could not be loaded: {status.reason}{still}",
+                status=503,
+                code="model_failed",
+            )
+        return status
 
     async def _scan(self) -> None:
         async with self._scan_lock:
-            found = await _on_thread(lambda: scan_folder(self.path))
-        for name, files in found.items():
-            if name in self._models:
-                self._models[name].files = files
-            else:
-                self._models[name] = _Model(name, files)
-        for name, model in self._models.items():
-            if name not in found:
-                model.files = ModelFiles(name, model.files.path, ())
+            found = await on_thread(lambda: scan_folder(self.path))
+            for name, files in found.items():
+                if name in self._models:
+                    self._models[name].files = files
+                else:
+                    self._models[name] = ModelSlot(name, files, self._services)
+            for name, model in self._models.items():
+                if name not in found:
+                    model.files = ModelFiles(name, model.files.path, ())
 
-    async def _sync(self, is_settled: Callable[[Iterable[Path]], bool]) -> None:
+    async def _sync(self, is_settled: IsSettled) -> None:
         """The folder has changed: follow it where nobody is writing any more."""
         try:
             await self._scan()
         except ConfigurationError as exc:
             _logger.warning("Nothing is loaded or unloaded: %s", exc)
             return
-        settled = [model for model in self._models.values() if is_settled(_paths(model))]
+        settled = [model for model in self._models.values() if is_settled(model.places)]
         # not awaited: a model that takes long must not keep others from being noticed
-        self._start(self._follow(settled, retry=False))
+        self._follow(settled, retry=False)
 
-    async def _follow(self, models: Iterable[_Model], *, retry: bool) -> None:
+    def _follow(self, models: Iterable[ModelSlot], *, retry: bool) -> list[Awaitable[None]]:
         """Load what has changed and unload what is gone; what goes wrong is kept as a reason."""
-        doing: list[Awaitable[object]] = []
+        doing: list[Awaitable[None]] = []
         for model in list(models):
-            if _is_gone(model.files):
-                doing.append(asyncio.shield(self._start(self._forget(model))))
+            if model.is_gone:
+                doing.append(self._start(self._forget(model)))
             elif model.is_wanted:
                 doing.append(self._bring_up(model, retry=retry))
-        await asyncio.gather(*doing)
+        return doing
 
     async def _watch_on(self) -> None:
         try:
@@ -314,84 +294,51 @@ class ModelRepository:
         except Exception:
             _logger.exception("Changes of %s are not followed any more", self.path)
 
-    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Work that goes on when the one who asked for it goes away; `aclose` ends it."""
-        if self._is_closing:
-            work.close()
-            raise ServerError("The service is stopping.", status=503, code="shutting_down")
-        task = asyncio.get_running_loop().create_task(work, name="model-repository")
-        self._operations[task] = True
-        task.add_done_callback(self._ended)
-        return task
+    async def _forget(self, model: ModelSlot) -> None:
+        if await model.forget() and self._models.get(model.name) is model:
+            del self._models[model.name]
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._operations.pop(task, None)
-        if not task.cancelled() and task.exception() is not None:
-            _logger.error("A model could not be loaded or unloaded", exc_info=task.exception())
-
-    def _bring_up(self, model: _Model, *, retry: bool, anew: bool = False) -> Awaitable[None]:
+    def _bring_up(self, model: ModelSlot, *, retry: bool, anew: bool = False) -> Awaitable[None]:
         """Load the newest version that can be loaded. From now on the model counts as one that is being loaded."""
-        task = self._start(self._load_newest(model, loads=model.loads, retry=retry, anew=anew))
-        model.pending += 1
 
         def ended(_: object) -> None:
             model.pending -= 1
 
-        task.add_done_callback(ended)
+        model.pending += 1
+        return self._start(model.load_newest(loads=model.loads, retry=retry, anew=anew), ended)
+
+    def _start(
+        self, work: Coroutine[Any, Any, T], *on_end: Callable[[asyncio.Task[T]], object]
+    ) -> asyncio.Future[T]:
+        """Work that goes on when the one who asked for it goes away; `aclose` ends it."""
+        task = asyncio.get_running_loop().create_task(work, name="model-repository")
+        self._operations[task] = True
+        for callback in (*on_end, self._ended):
+            task.add_done_callback(callback)
+        if self._is_closing:
+            task.cancel()
         return asyncio.shield(task)
 
-    async def _load_newest(self, model: _Model, *, loads: int, retry: bool, anew: bool) -> None:
-        async with model.lock:
-            if not model.is_wanted or _is_gone(model.files):
-                return
-            if model.loads != loads:  # somebody else has done it while this waited
-                retry = anew = False
-            if model.files.error is not None:
-                self._failed(model, [(None, model.files.error)])
-                return
-            failures: list[tuple[str | None, str]] = []
-            for files in _wanted(model):
-                if model.loaded is not None and model.source == files and not anew:
-                    break
-                why = await self._load_version(model, files, retry=retry)
-                if why is None:
-                    break
-                failures.append((files.version, why))
-                if model.source is not None and model.source.version == files.version:
-                    break  # it is served still, as it was before the change: better than an older one
-            self._failed(model, failures)
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._operations.pop(task, None)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            _logger.error("A model could not be loaded or unloaded", exc_info=exc)
 
-    async def _load_version(self, model: _Model, files: VersionFiles, *, retry: bool) -> str | None:
-        """Load one version and put it in the place of what is served; or say why not."""
-        tried = model.tried.get(files.version)
-        if files.error is not None or files.file is None:
-            return files.error or "There is no model file."
-        if tried is not None and tried[0] == files and not retry:
-            return tried[1]
-        why: str | None = None
+    @contextmanager
+    def _uninterrupted(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        if task is None or task not in self._operations:
+            yield
+            return
+        self._operations[task] = False
         try:
-            async with self._slots:
-                model.load_began = self._clock()
-                loaded = await _on_thread(lambda: self._blocking_load(model.name, files), discard=_close)
-            model.load_seconds = self._clock() - model.load_began
-        except Exception as exc:  # a model's own code may raise anything
-            why = self._reason(exc)
-            if not isinstance(exc, ConfigurationError):
-                _logger.warning("The model %s could not be loaded", model.name, exc_info=exc)
-        else:
-            why = await self._publish(model, loaded, files)
+            yield
         finally:
-            model.load_began = None
-            model.loads += 1
-        if why is None:
-            model.tried.pop(files.version, None)
-        else:
-            model.tried[files.version] = (files, why)
-        return why
+            self._operations[task] = True
 
-    def _blocking_load(self, name: str, files: VersionFiles) -> LoadedModel:
+    def _load_blocking(self, name: str, files: VersionFiles) -> LoadedModel:
         assert files.file is not None
-        loaded = self._load_file(
+        return self._load_file(
             files.file,
             files.config,
             name=name,
@@ -400,88 +347,6 @@ class ModelRepository:
             cores=self._cores,
             settings=self._settings,
         )
-        before = [entry for entry in files.state if entry[0] == str(files.file)]
-        if list(fingerprint([files.file])) != before:
-            _close(loaded)
-            raise ConfigurationError(
-                f"{files.file.name} was written while it was loaded; it is loaded again when it has changed or on reload."
-            )
-        return loaded
-
-    async def _publish(self, model: _Model, loaded: LoadedModel, files: VersionFiles) -> str | None:
-        previous = model.loaded
-        task = asyncio.current_task()
-        if task in self._operations:
-            self._operations[task] = False  # half published would be worse than late
-        try:
-            await self._on_ready(model.name, loaded, previous)
-        except Exception as exc:
-            _logger.exception("The model %s could not be published", model.name)
-            await _on_thread(lambda: _close(loaded))
-            return self._reason(exc)
-        except asyncio.CancelledError:
-            model.loaded, model.source = loaded, files
-            if previous is not None:
-                _in_background(lambda: _close(previous))
-            raise
-        finally:
-            if task in self._operations:
-                self._operations[task] = True
-        model.loaded, model.source = loaded, files
-        if previous is not None:
-            await _on_thread(lambda: _close(previous))
-        return None
-
-    async def _take_down(self, model: _Model) -> None:
-        async with model.lock:
-            if not model.is_wanted:
-                await self._withdraw(model)
-                model.reason, model.tried = None, {}
-
-    async def _forget(self, model: _Model) -> None:
-        async with model.lock:
-            if _is_gone(model.files):
-                await self._withdraw(model)
-                if _is_gone(model.files) and self._models.get(model.name) is model:
-                    del self._models[model.name]
-
-    async def _withdraw(self, model: _Model, *, timeout: float | None = None) -> None:
-        """Serve a model no longer. It is closed even when calls do not end within `timeout`."""
-        loaded, model.loaded, model.source = model.loaded, None, None
-        if loaded is None:
-            return
-        try:
-            async with asyncio.timeout(timeout):
-                await self._on_gone(model.name, loaded)
-        except TimeoutError:
-            _logger.warning("Calls of the model %s have not ended; it is closed all the same", model.name)
-        except Exception:
-            _logger.exception("The model %s could not be withdrawn", model.name)
-        finally:
-            closing = _in_background(lambda: _close(loaded))
-        await asyncio.wait([asyncio.wrap_future(closing)], timeout=timeout)
-
-    def _failed(self, model: _Model, failures: list[tuple[str | None, str]]) -> None:
-        """Keep why the newest versions were not loaded; nothing: all is well."""
-        many = len(model.files.versions) > 1
-        reason = " ".join(
-            f"Version {version}: {why}" if many and version else why for version, why in failures
-        )
-        model.reason = reason or None
-        if reason:
-            _logger.warning("The model %s could not be loaded: %s", model.name, reason)
-
-    def _loaded_status(self, model: _Model) -> ModelStatus:
-        """The status after a load that somebody asked for; raises ServerError where it has failed."""
-        status = self._status(model)
-        if status.reason is not None and (model.source is None or model.source not in _wanted(model)):
-            still = f" Version {status.version} is served still." if status.version else ""
-            raise ServerError(
-                f"The model {model.name!r} could not be loaded: {status.reason}{still}",
-                status=503,
-                code="model_failed",
-            )
-        return status
 
     def _reason(self, exc: Exception) -> str:
         """What an error says, for clients: without the place of the folder."""
@@ -493,58 +358,3 @@ class ModelRepository:
 
 def _versions(files: ModelFiles) -> tuple[str, ...]:
     return tuple(version.version for version in files.versions if version.version is not None)
-
-
-def _is_gone(files: ModelFiles) -> bool:
-    return not files.versions and files.error is None
-
-
-def _wanted(model: _Model) -> list[VersionFiles]:
-    """The versions to try, the best first."""
-    versions = list(model.files.versions)
-    pinned = [files for files in versions if files.version == model.pinned]
-    return pinned if model.pinned is not None and pinned else versions
-
-
-def _paths(model: _Model) -> list[Path]:
-    return [model.files.path, *[path for version in model.files.versions for path in version.watched]]
-
-
-def _close(loaded: LoadedModel) -> None:
-    try:
-        loaded.runtime.close()
-    except Exception:
-        _logger.exception("The model %s could not be closed", loaded.name)
-
-
-def _in_background(function: Callable[[], T]) -> Future[T]:
-    """Run on a thread of its own that keeps nobody from ending: loading may take minutes and cannot be interrupted."""
-    future: Future[T] = Future()
-    future.set_running_or_notify_cancel()
-
-    def work() -> None:
-        try:
-            result = function()
-        except BaseException as exc:  # for the one who waits
-            future.set_exception(exc)
-        else:
-            future.set_result(result)
-
-    Thread(target=work, name="model-repository", daemon=True).start()
-    return future
-
-
-async def _on_thread(function: Callable[[], T], *, discard: Callable[[T], object] | None = None) -> T:
-    """The result of `function`; when nobody waits for it any more, `discard` gets it."""
-    future = _in_background(function)
-    try:
-        return await asyncio.wrap_future(future)
-    except asyncio.CancelledError:
-        if discard is not None:
-
-            def drop(done: Future[T]) -> None:
-                if done.exception() is None:
-                    _in_background(lambda: discard(done.result()))
-
-            future.add_done_callback(drop)
-        raise

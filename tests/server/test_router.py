@@ -251,7 +251,8 @@ async def test_model_answers_features_names_and_single_items(
     router: SocaityRouter, client: httpx.AsyncClient
 ) -> None:
     router.add_model(Doubler(), name="double")
-    assert (await client.get("/available_models")).json() == {"models": ["double"]}
+    (listed,) = (await client.get("/available_models")).json()["models"]
+    assert listed["name"] == "double"
     answer = await client.post("/predict/double", json={"features": [[1, 2], [3, 4]]})
     assert answer.json() == {"model": "double", "predictions": [[2, 4], [6, 8]]}
     assert (await client.post("/predict/double", json={"features": [1, 2]})).json()["predictions"] == [[2, 4]]
