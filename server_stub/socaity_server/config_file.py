@@ -225,7 +225,7 @@ def parse_sections(text: str, *, file: str) -> Setting | None:
     except (yaml.YAMLError, ValueError, ArithmeticError) as exc:
         # PyYAML lets some errors of Python through, for example chr() of "\UFFFFFFFF".
         raise ConfigurationError(f"{file}:1: is not YAML: {exc}.") from exc
-    if node is None or (node.tag == f"{_TAG}null" and not node.value):
+    if node is None or node.tag == f"{_TAG}null":
         return None
     return Setting("the file", node, file)
 

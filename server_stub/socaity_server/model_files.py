@@ -11,19 +11,12 @@ from pathlib import Path
 
 from socaity.exceptions import ConfigurationError
 
-from .model_config import ModelConfig, read_model_config
+from .config_keys import read_model_config
+from .model_config import ModelConfig
+from .runtimes.registry import MODEL_SUFFIXES
 
 __all__ = ["ModelFiles", "VersionFiles", "fingerprint", "scan_folder"]
 
-_SUFFIXES = {
-    ".onnx": "onnx",
-    ".pt": "torch",
-    ".pt2": "torch",
-    ".pth": "torch",
-    ".joblib": "joblib",
-    ".pkl": "joblib",
-    ".py": "python",
-}
 _CONFIG_NAMES = ("model_config.yaml", "model_config.yml")
 _NAME = re.compile(r"\w[\w.-]*")
 _VERSION = re.compile(r"0|[1-9][0-9]{0,17}")
@@ -53,7 +46,7 @@ class VersionFiles:
     def backend(self) -> str | None:
         """What is configured, or what the file's name says."""
         suffix = "" if self.file is None else self.file.suffix.lower()
-        return self.config.backend or _SUFFIXES.get(suffix)
+        return self.config.backend or MODEL_SUFFIXES.get(suffix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +73,7 @@ def scan_folder(root: Path) -> dict[str, ModelFiles]:
         raise ConfigurationError(
             f"The folder of models {str(root)!r} cannot be read: {exc.strerror}."
         ) from exc
-    return _by_name(found)
+    return _by_name(found, root)
 
 
 def fingerprint(watched: Iterable[Path]) -> Fingerprint:
@@ -88,7 +81,7 @@ def fingerprint(watched: Iterable[Path]) -> Fingerprint:
     return tuple(sorted(_stats(watched)))
 
 
-def _by_name(found: list[ModelFiles]) -> dict[str, ModelFiles]:
+def _by_name(found: list[ModelFiles], root: Path) -> dict[str, ModelFiles]:
     groups: dict[str, list[ModelFiles]] = defaultdict(list)
     for model in found:
         groups[model.name].append(model)
@@ -96,7 +89,7 @@ def _by_name(found: list[ModelFiles]) -> dict[str, ModelFiles]:
     for name, same in sorted(groups.items()):
         models[name] = same[0]
         if len(same) > 1:
-            places = " and ".join(sorted(str(_origin(model)) for model in same))
+            places = " and ".join(sorted(_origin(model).relative_to(root).as_posix() for model in same))
             models[name] = replace(
                 same[0],
                 versions=tuple(version for model in same for version in model.versions),
@@ -162,10 +155,10 @@ class _Scanner:
         self, folder: Path, main: Path | None, entries: list[Path], versions: list[Path]
     ) -> ModelFiles:
         """A folder that is a model, with numbered versions or without."""
-        name, config, error = self._read(main, default=folder.resolve().name)
+        name, config, error = self._read(main, default=_folder_name(folder))
         own = tuple(path for path in entries if path not in versions)
         found = []
-        files = [path for path in own if path.is_file()]
+        files = [path for path in own if not path.is_dir()]
         has_own = bool(config.file) or bool(_candidates(files, config.backend))
         if has_own or not versions:
             file, why = self._choose(folder, config, main, files)
@@ -185,7 +178,7 @@ class _Scanner:
         error = error or self._outside(folder)
         if error is not None:
             return VersionFiles(folder.name, None, base, watched, fingerprint(watched), error)
-        files = [path for path in _visible(folder) if path.is_file()]
+        files = [path for path in _visible(folder) if not path.is_dir()]
         own, _ = _configs(files, is_root=False, inside=False)
         own_name, config, error = self._read(own, default=name, base=base)
         if error is None and own_name != name:
@@ -195,7 +188,7 @@ class _Scanner:
 
     def _configured(self, path: Path, files: list[Path]) -> ModelFiles:
         """A model that is a configuration: one of several in a folder, or one beside the folders."""
-        default = path.parent.resolve().name if path.name in _CONFIG_NAMES else path.stem
+        default = _folder_name(path.parent) if path.name in _CONFIG_NAMES else path.stem
         name, config, error = self._read(path, default=default)
         same_stem = [file for file in files if file.stem == path.stem]
         file, why = self._choose(path.parent, config, path, same_stem)
@@ -226,13 +219,13 @@ class _Scanner:
         config = base or ModelConfig()
         if path is None:
             return default, config, None
+        if (why := self._outside(path)) is not None:
+            return default, config, why
         try:
-            why = self._outside(path)
-            if why is None:
-                config = read_model_config(path, base=base)
-                return config.name or default, config, None
+            config = read_model_config(path, base=base)
+            return config.name or default, config, None
         except ConfigurationError as exc:
-            why = str(exc)
+            why = str(exc).replace(f"{self._root}{os.sep}", "")
         # a mistake elsewhere in the file does not give the model another name
         match = _NAME_KEY.search(_head(path).decode(errors="replace"))
         return match[1] if match else default, config, why
@@ -260,7 +253,7 @@ class _Scanner:
 
     def _not_one(self, folder: Path, chosen: list[Path]) -> str:
         if not chosen:
-            return f"There is no model file ({', '.join(_SUFFIXES)}) in {self._shown(folder)}; say which with `file:`."
+            return f"There is no model file ({', '.join(MODEL_SUFFIXES)}) in {self._shown(folder)}; say which with `file:`."
         names = ", ".join(one.name for one in chosen)
         return f"{self._shown(folder)} has several model files ({names}); say which with `file:`."
 
@@ -297,8 +290,8 @@ def _candidates(files: Iterable[Path], backend: str | None, *, any_python: bool 
     return [
         path
         for path in files
-        if path.suffix.lower() in _SUFFIXES
-        and backend in (None, _SUFFIXES[path.suffix.lower()])
+        if path.suffix.lower() in MODEL_SUFFIXES
+        and backend in (None, MODEL_SUFFIXES[path.suffix.lower()])
         and (path.suffix != ".py" or any_python or path.stem == "model")
     ]
 
@@ -319,6 +312,10 @@ def _same_versions(versions: list[VersionFiles]) -> str | None:
     return (
         None if twice is None else f"Two files are version {twice!r}; change `version:` or the folder's name."
     )
+
+
+def _folder_name(folder: Path) -> str:
+    return folder.resolve().name if folder.name in ("", "..") else folder.name
 
 
 def _visible(folder: Path) -> list[Path]:
