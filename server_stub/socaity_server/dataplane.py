@@ -57,7 +57,7 @@ class DataPlane:
         """The folder of models, where there is one: it knows why a model is not there."""
         self.started_at: float | None = None
         self._statistics: dict[str, ModelStatistics] = {}
-        self._loading: asyncio.Task[None] | None = None
+        self._loading: asyncio.Task[Any] | None = None
         self._retired: set[asyncio.Task[None]] = set()
         self._upstream = Upstream(self)
         self.instance = secrets.token_hex(8)

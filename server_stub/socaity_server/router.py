@@ -17,6 +17,7 @@ from socaity.exceptions import ConfigurationError
 
 from .dataplane import DataPlane
 from .frontends.http import SocaityApp
+from .frontends.quick import quick_protocol
 from .jobs.memory import MemoryJobBackend
 from .loading import LoadedModel, load_model
 from .model_config import ModelConfig
@@ -237,6 +238,8 @@ class SocaityRouter:
             log_level=log_level,
             access_log=False,
             server_header=False,
+            # an application that somebody has wrapped must see every request
+            http=quick_protocol(self.app.quick) if type(self.app) is SocaityApp else "auto",
             ws="websockets-sansio",
             ws_per_message_deflate=False,
             ws_max_size=(self.dataplane.max_body or 0) + _MIB,

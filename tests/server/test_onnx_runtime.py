@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from socaity.exceptions import ConfigurationError
-from socaity_server.runtimes.base import TensorSpec
+from socaity_server.runtimes.base import RuntimeOptions, TensorSpec
 from socaity_server.runtimes.onnx import ONNXRuntime
 
 pytest.importorskip("onnxruntime")
@@ -159,7 +159,7 @@ def test_missing_extra_gives_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_no_threads_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="at least 1"):
-        ONNXRuntime(DIGITS / "digits.onnx", threads=0)
+        ONNXRuntime(DIGITS / "digits.onnx", RuntimeOptions(threads=0))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_closed_model_says_so() -> None:
 
 
 def test_one_model_runs_on_several_threads_at_once() -> None:
-    runtime = ONNXRuntime(DIGITS / "digits.onnx", threads=2)
+    runtime = ONNXRuntime(DIGITS / "digits.onnx", RuntimeOptions(threads=2))
     together = threading.Barrier(4)
 
     def call(pixel: int) -> Any:

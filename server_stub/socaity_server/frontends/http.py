@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -80,7 +80,7 @@ class SocaityApp(FastAPI):
         self.limits = Limits.of(settings)
         """What every request has to pass first."""
         self._serves_models = False
-        self._hot: dict[str, ASGIApp] = {}
+        self._hot: dict[str, lite.ModelHandler] = {}
         self._socket = WebSocketFrontend(dataplane, max_body=max_body)
         self.add_exception_handler(SocaityError, _on_error)
         self.add_exception_handler(HTTPException, self._on_http_error)
@@ -111,7 +111,7 @@ class SocaityApp(FastAPI):
                 await problem_response(_cross_origin())(scope, receive, send)
                 return
             hot = self._hot.get(scope["path"])
-            if hot is not None and scope["method"] == "POST":
+            if hot is not None and scope["method"] == "POST" and not self.user_middleware:
                 await hot(scope, receive, send)
                 return
         elif kind == "websocket" and scope["path"] == "/ws":
@@ -119,6 +119,11 @@ class SocaityApp(FastAPI):
             await self._socket(scope, receive, send)
             return
         await super().__call__(scope, receive, send)
+
+    @property
+    def quick(self) -> Mapping[bytes, lite.ModelHandler]:
+        """The handlers that may be called without an ASGI message, by path: none while anything stands before them."""
+        return _Quick(self)
 
     def serve(self, route: Route) -> None:
         """Answer for a route of the data plane."""
@@ -441,6 +446,31 @@ class SocaityApp(FastAPI):
         for name, value in (error.headers or {}).items():
             response.headers[name] = value
         return response
+
+
+class _Quick(Mapping[bytes, lite.ModelHandler]):
+    """The models of an application, while neither a middleware nor a limit has to see their requests."""
+
+    def __init__(self, app: SocaityApp) -> None:
+        self._app = app
+
+    def get(self, path: bytes, default: Any = None) -> Any:
+        return self._app._hot.get(path.decode("latin-1"), default) if self._is_open else default
+
+    def __getitem__(self, path: bytes) -> lite.ModelHandler:
+        if not self._is_open:
+            raise KeyError(path)
+        return self._app._hot[path.decode("latin-1")]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter([path.encode() for path in self._app._hot] if self._is_open else [])
+
+    def __len__(self) -> int:
+        return len(self._app._hot) if self._is_open else 0
+
+    @property
+    def _is_open(self) -> bool:
+        return self._app.limits is None and not self._app.user_middleware
 
 
 class _Delegate(Response):

@@ -18,7 +18,7 @@ from socaity.exceptions import InvalidInputError, SocaityError
 from socaity.protocol.messagepack import packb
 
 from ..dataplane import DataPlane
-from ..direct import DirectRoute
+from ..direct import Cancellable, DirectRoute
 from ..references import find_references
 from ..route import Route
 from ..tensors import Rows
@@ -174,6 +174,39 @@ class ModelHandler:
         )
         await send({"type": "http.response.body", "body": body})
 
+    # The short way
+
+    def call_plain(
+        self,
+        body: bytes,
+        headers: list[tuple[bytes, bytes]],
+        on_done: Callable[[Any, BaseException | None], None],
+    ) -> Cancellable | None:
+        """A call whose request is nothing but JSON; None for one that needs the long way. Raises as `DirectRoute.call`."""
+        dataplane = self.dataplane
+        if self._observer is not None or not dataplane.is_ready:
+            return None
+        arguments = self._decode(b"application/json", body)
+        if "features" in arguments and len(arguments) == 1:
+            arguments, squeeze = self._from_features(arguments["features"])
+            on_done = _Answer(self.name, squeeze, on_done)
+        elif any([type(one) is dict for one in arguments.values()]):
+            return None  # there may be references to jobs in it
+        direct = dataplane.direct(self.route)
+        asked = None
+        for name, value in headers:
+            if name == b"x-request-timeout-ms":
+                asked = value
+        deadline, max_wait = self._time_limits(asked, direct)
+        return direct.call(arguments, on_done, deadline=deadline, max_wait=max_wait)
+
+    def encode_plain(self, result: Any) -> bytes:
+        """The result of `call_plain` as JSON."""
+        try:
+            return orjson.dumps(result, option=_NUMPY)
+        except TypeError:
+            return to_json(result)
+
     def _time_limits(self, asked: bytes | None, direct: DirectRoute) -> tuple[float, float]:
         """The deadline, and how long the call may wait: whoever asks for a time gets it, others are not kept for long."""
         if asked is None:
@@ -260,6 +293,26 @@ class ModelHandler:
                 raise too_large(self.max_body)
             if not message.get("more_body"):
                 return b"".join(chunks)
+
+
+class _Answer:
+    """What `features` are answered with."""
+
+    __slots__ = ("_name", "_on_done", "_squeeze")
+
+    def __init__(
+        self, name: str, squeeze: bool, on_done: Callable[[Any, BaseException | None], None]
+    ) -> None:
+        self._name = name
+        self._squeeze = squeeze
+        self._on_done = on_done
+
+    def __call__(self, result: Any, error: BaseException | None) -> None:
+        if error is not None:
+            self._on_done(None, error)
+            return
+        predictions = _first_row(result) if self._squeeze else result
+        self._on_done({"model": self._name, "predictions": predictions}, None)
 
 
 def _setter(future: asyncio.Future[Any]) -> Callable[[Any, BaseException | None], None]:

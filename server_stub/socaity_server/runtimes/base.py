@@ -67,6 +67,15 @@ class Runtime(ABC):
 
     device: str = "cpu"
 
+    in_process: bool = False
+    """`run` only waits for a worker process."""
+
+    max_rows: int | None = None
+    """The most rows that one `run` of a batched model takes, where the model itself has a limit."""
+
+    warnings: tuple[str, ...] = ()
+    """What whoever runs the server should know of this model, a sentence each."""
+
     @abstractmethod
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """The outputs for `inputs`, by name.
