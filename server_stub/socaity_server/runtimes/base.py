@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Runtime", "RuntimeOptions", "TensorSpec"]
+__all__ = ["DEFAULT_OPTIONS", "Runtime", "RuntimeOptions", "TensorSpec"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,9 @@ class RuntimeOptions:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     sha256: str | None = None
     allow_pickle: bool = False
+
+
+DEFAULT_OPTIONS = RuntimeOptions()
 
 
 class Runtime(ABC):

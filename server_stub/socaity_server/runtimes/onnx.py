@@ -13,7 +13,7 @@ import numpy as np
 
 from socaity.exceptions import ConfigurationError, JobFailed
 
-from .base import Runtime, RuntimeOptions, TensorSpec
+from .base import DEFAULT_OPTIONS, Runtime, RuntimeOptions, TensorSpec
 from .specs import check_arguments, cuda_index, is_batched, merged, model_file
 
 __all__ = ["ONNXRuntime"]
@@ -54,7 +54,7 @@ class ONNXRuntime(Runtime):
     loop to stand still meanwhile.
     """
 
-    def __init__(self, path: str | os.PathLike[str], options: RuntimeOptions = RuntimeOptions()) -> None:
+    def __init__(self, path: str | os.PathLike[str], options: RuntimeOptions = DEFAULT_OPTIONS) -> None:
         file = model_file(path, options)
         check_arguments(options.arguments, {"graph_optimization"}, "ONNX Runtime", file)
         engine = _import_engine()
