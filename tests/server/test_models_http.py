@@ -304,7 +304,7 @@ async def test_debug_mode_writes_latencies_and_no_payloads(
     tmp_path: Path, router: SocaityRouter, client: httpx.AsyncClient
 ) -> None:
     log = LatencyLog(str(tmp_path / "logs"))
-    router.app.observer = log
+    router.app.observers.append(log)
     router.add_model(Scaler(), name="scale")
     await client.post("/predict_batched/scale", json={"features": [31337, 2]})
     await client.post("/predict/scale", json={"features": [[1]]})

@@ -20,11 +20,15 @@ from socaity.protocol.description import PROTOCOL, ServiceDescription
 from socaity.protocol.events import JobStatus
 
 from ..dataplane import DataPlane
+from ..latency_log import LatencyLog
 from ..listing import health, listing, listing_page
+from ..metrics import scrape
 from ..route import Route, suggestion
 from ..settings import ModelSettings
 from . import lite, openapi
 from .bodies import check_length, limited_stream, read_arguments
+from .dashboard import PROTOCOL as LIVE
+from .dashboard import LiveFrontend, dashboard_page
 from .limits import Limits
 from .origin import is_cross_origin
 from .preferences import Preferences, seconds
@@ -75,13 +79,14 @@ class SocaityApp(FastAPI):
         self.max_blob = max_blob
         self.grace = grace
         self.check: Callable[[], None] | None = None
-        self.observer: lite.Observer | None = None
-        """Is told of every request to a model that is served after this was set."""
+        self.observers: list[lite.Observer] = []
+        """Are told of every request to a model."""
         self.limits = Limits.of(settings)
         """What every request has to pass first."""
         self._serves_models = False
         self._hot: dict[str, lite.ModelHandler] = {}
         self._socket = WebSocketFrontend(dataplane, max_body=max_body)
+        self._live_view = LiveFrontend(dataplane)
         self.add_exception_handler(SocaityError, _on_error)
         self.add_exception_handler(HTTPException, self._on_http_error)
         self.add_exception_handler(ClientDisconnect, _on_disconnect)
@@ -116,7 +121,8 @@ class SocaityApp(FastAPI):
                 return
         elif kind == "websocket" and scope["path"] == "/ws":
             await self._start(scope)
-            await self._socket(scope, receive, send)
+            is_live = LIVE in scope.get("subprotocols", ())
+            await (self._live_view if is_live else self._socket)(scope, receive, send)
             return
         await super().__call__(scope, receive, send)
 
@@ -129,10 +135,10 @@ class SocaityApp(FastAPI):
         """Answer for a route of the data plane."""
         if lite.is_model(route):
             self._hot[route.path] = lite.ModelHandler(
-                self.dataplane, route, self.max_body, observer=self.observer
+                self.dataplane, route, self.max_body, observers=self.observers
             )
             self._hot[f"/predict_batched/{route.name}"] = lite.ModelHandler(
-                self.dataplane, route, self.max_body, single=True, observer=self.observer
+                self.dataplane, route, self.max_body, single=True, observers=self.observers
             )
 
         async def call(request: Request) -> Response:
@@ -203,11 +209,18 @@ class SocaityApp(FastAPI):
     async def _live(self, app: FastAPI) -> AsyncIterator[None]:
         if self.check is not None:
             self.check()
+        log = LatencyLog(self.settings.log_directory) if self.settings.debug else None
+        if log is not None:
+            self.observers.append(log)
         await self.dataplane.start()
         try:
             yield
         finally:
+            if log is not None:
+                self.observers.remove(log)
+                log.close()
             self._socket.close()
+            self._live_view.close()
             await self.dataplane.aclose(self.grace)
 
     async def _start(self, scope: Scope) -> None:
@@ -232,6 +245,8 @@ class SocaityApp(FastAPI):
             )
 
         get("/health", self._health, "Whether the service is ready")
+        get("/metrics", self._metrics, "Metrics for Prometheus")
+        get("/dashboard", dashboard_page, "What runs now, as a live page")
         get("/socaity", self._describe, "What can be called here")
         get("/status", self._status, "A job, by ?job_id=")
         get("/jobs", self._jobs, "The jobs, newest first")
@@ -419,7 +434,7 @@ class SocaityApp(FastAPI):
         return value_response({"models": models}, "")
 
     async def _metrics(self, request: Request) -> Response:
-        body, kind = render(self.dataplane, request.headers.get("accept", ""))
+        body, kind = await scrape(self.dataplane, request.headers.get("accept", ""))
         return Response(body, media_type=kind)
 
     async def _on_http_error(self, request: Request, error: Exception) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
@@ -77,14 +77,14 @@ class ModelHandler:
         max_body: int,
         *,
         single: bool = False,
-        observer: Observer | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.dataplane = dataplane
         self.route = route
         self.max_body = max_body
         self.name = route.name
         self.endpoint = "predict_batched" if single else "predict"
-        self._observer = observer
+        self._observers = observers
         self._single = single
         assert route.tensors is not None
         names = list(route.tensors.inputs)
@@ -146,12 +146,12 @@ class ModelHandler:
         except ClientDisconnect:
             return  # nobody is left to answer
         except SocaityError as error:
-            if self._observer is not None:
-                self._observer.failed(self, error)
+            for observer in self._observers:
+                observer.failed(self, error)
             await problem_response(error)(scope, receive, send)
             return
         waterfall: Waterfall | None = None
-        if ticket is not None and (explain or self._observer is not None or b"x-explain" in headers):
+        if ticket is not None and (explain or self._observers or b"x-explain" in headers):
             waterfall = Waterfall.of(ticket)
         body, kind = self._encode(result, headers.get(b"accept", b""))
         extra: tuple[tuple[bytes, bytes], ...] = ()
@@ -163,8 +163,8 @@ class ModelHandler:
                 )
             if explain or b"x-explain" in headers:
                 extra = ((b"server-timing", waterfall.server_timing()),)
-            if self._observer is not None:
-                self._observer.succeeded(self, waterfall, headers)
+            for observer in self._observers:
+                observer.succeeded(self, waterfall, headers)
         await send(
             {
                 "type": "http.response.start",
@@ -184,7 +184,7 @@ class ModelHandler:
     ) -> Cancellable | None:
         """A call whose request is nothing but JSON; None for one that needs the long way. Raises as `DirectRoute.call`."""
         dataplane = self.dataplane
-        if self._observer is not None or not dataplane.is_ready:
+        if self._observers or not dataplane.is_ready:
             return None
         arguments = self._decode(b"application/json", body)
         if "features" in arguments and len(arguments) == 1:
