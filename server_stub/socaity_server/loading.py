@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from socaity.exceptions import ConfigurationError
 
-from .model_config import ModelConfig
+from .example_inputs import ExampleInputs
+from .model_config import BreakerConfig, ModelConfig
 from .runtimes.base import Runtime, RuntimeOptions
+from .runtimes.registry import backend_of, load_runtime
 from .settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ __all__ = ["LoadedModel", "load_model"]
 
 _CHUNK = 2**20
 _MAX_BATCH_SIZE = 64
+_WARM_UP_ROWS = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,9 +54,10 @@ class LoadedModel:
         """What is configured, else what was measured; 1 where calls cannot be put together."""
         if not self.runtime.batched:
             return 1
-        if self.config.max_batch_size is not None:
-            return self.config.max_batch_size
-        return _MAX_BATCH_SIZE if self.profile is None else self.profile.max_batch_size
+        size = self.config.max_batch_size
+        if size is None:
+            size = _MAX_BATCH_SIZE if self.profile is None else self.profile.max_batch_size
+        return min(size, self.runtime.max_rows or size)
 
     @property
     def instances(self) -> int:
@@ -65,7 +69,7 @@ class LoadedModel:
     @property
     def runs_in_process(self) -> bool:
         """The model is computed by worker processes, so that `run` only waits."""
-        return bool(getattr(self.runtime, "in_process", False))
+        return self.runtime.in_process
 
     @property
     def summary(self) -> str:
@@ -91,22 +95,13 @@ def load_model(
 
     Raises ConfigurationError, which says what to do; an engine may raise its own errors as well.
     """
-    # engines are imported when a model needs them
-    from .runtimes.registry import backend_of, load_runtime
-
     path = Path(path)
-    cores = cores or _cores()
+    config = _with_settings(config, settings)
+    cores = min(cores or _cores(), (settings and settings.workers) or _cores())
     file_hash = _checked_hash(path, config.sha256)
+    content_hash = _content_hash(file_hash, config)
     backend = backend_of(path, config.backend)
-    options = RuntimeOptions(
-        threads=config.threads or 1,
-        device=config.device,
-        inputs=config.inputs,
-        outputs=config.outputs,
-        arguments=config.arguments,
-        sha256=config.sha256,
-        allow_pickle=allow_pickle,
-    )
+    options = _options(config, backend, allow_pickle=allow_pickle)
 
     def load(threads: int) -> Runtime:
         runtime = load_runtime(
@@ -115,13 +110,56 @@ def load_model(
             options=dataclasses.replace(options, threads=threads),
             execution=config.execution,
             instances=config.instances or 1,
+            retry=config.idempotent,
         )
         with _closed_on_error(runtime):
             _apply(runtime, config, name)
         return runtime
 
     runtime = load(options.threads)
-    return LoadedModel(name, version, config, path, runtime, content_hash=_content_hash(file_hash, config))
+    with _closed_on_error(runtime):
+        notes = _warm_up(runtime, config, path) if config.warmup else ()
+    return LoadedModel(
+        name,
+        version,
+        config,
+        path,
+        runtime,
+        warnings=(*runtime.warnings, *notes),
+        content_hash=content_hash,
+    )
+
+
+def _with_settings(config: ModelConfig, settings: ModelSettings | None) -> ModelConfig:
+    """What holds for all models, where this one says nothing."""
+    if settings is None:
+        return config
+    changes: dict[str, Any] = {}
+    if config.max_batch_size is None and settings.max_batch_size is not None:
+        most = max(settings.max_batch_size, *config.preferred_batch_sizes, 1)
+        changes["max_batch_size"] = min(most, config.rush_batch_size or most)
+    if config.queue_size is None:
+        changes["queue_size"] = settings.queue_size
+    breaker = config.circuit_breaker
+    if settings.breaker_recovery is not None and breaker.recovery_time == BreakerConfig().recovery_time:
+        changes["circuit_breaker"] = dataclasses.replace(breaker, recovery_time=settings.breaker_recovery)
+    return dataclasses.replace(config, **changes)
+
+
+def _options(config: ModelConfig, backend: str, *, allow_pickle: bool) -> RuntimeOptions:
+    outputs = config.outputs
+    if backend == "onnx":
+        # The first model server knew one output without a name; the file knows all of them.
+        outputs = tuple(spec for spec in outputs if spec.name)
+    return RuntimeOptions(
+        threads=config.threads or 1,
+        device=config.device,
+        inputs=config.inputs,
+        outputs=outputs,
+        arguments=config.arguments,
+        sha256=config.sha256,
+        allow_pickle=allow_pickle,
+    )
 
 
 def _apply(runtime: Runtime, config: ModelConfig, name: str) -> None:
@@ -136,6 +174,37 @@ def _apply(runtime: Runtime, config: ModelConfig, name: str) -> None:
                     f"(shape {list(spec.shape)}); export it with a free batch axis, or set `batching: false`."
                 )
     runtime.batched = config.batched
+
+
+def _warm_up(runtime: Runtime, config: ModelConfig, path: Path) -> tuple[str, ...]:
+    """Run the model for the first time, so that no caller waits for that; what should be known about it.
+
+    A model that refuses rows which somebody has put beside it is broken; one that refuses made up rows may not be.
+    """
+    examples = ExampleInputs(path)
+    why = examples.why_not(runtime)
+    if why is not None:
+        return (f"It was not warmed up: {why}. Put a warmup.json with a few rows beside the model.",)
+    rows = _WARM_UP_ROWS if runtime.batched else 1
+    inputs = examples.of(runtime, rows)
+    try:
+        outputs = runtime.run(inputs)
+    except Exception as exc:  # the model's own code may raise anything
+        text = f"{type(exc).__name__}: {exc}"
+        if examples.is_given:
+            raise ConfigurationError(f"The model refuses the rows of {examples.file}: {text}") from exc
+        return (
+            f"It was not warmed up, as it refuses made up inputs ({text}). Put a warmup.json beside the model.",
+        )
+    if not runtime.batched or all(array.ndim and len(array) == rows for array in outputs.values()):
+        return ()
+    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
+    if config.batched:
+        raise ConfigurationError(
+            f"The model cannot be batched: {rows} rows gave {shapes}. Remove `batching: true`, or return a row for each row."
+        )
+    runtime.batched = False
+    return (f"Its calls are not put together: {rows} rows gave {shapes}.",)
 
 
 @contextmanager

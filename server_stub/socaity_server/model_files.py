@@ -239,6 +239,8 @@ class _Scanner:
         elif config.backend == "python" and "class" in config.arguments:
             module = str(config.arguments["class"]).partition(":")[0]
             file = folder / f"{module.rpartition('.')[2]}.py"
+            if path is not None and not file.is_file():
+                file = path  # an installed module: only the folder of the file matters
         else:
             candidates = _candidates(files, config.backend)
             named = [one for one in candidates if path is not None and one.stem == path.stem]
