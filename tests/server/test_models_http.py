@@ -44,8 +44,10 @@ class Scaler(Runtime):
         self.gate: threading.Semaphore | None = None
         self.started = threading.Event()
         self.is_closed = False
+        self.seen: list[np.ndarray[Any, Any]] = []
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        self.seen.append(inputs["x"])
         self.started.set()
         if self.gate is not None:
             assert self.gate.acquire(timeout=DEADLINE)

@@ -41,7 +41,7 @@ from socaity import (
 from socaity.protocol.description import EndpointDescription, ServiceDescription
 from socaity.protocol.events import JobEvent
 from socaity.testing import ScriptedTransport, TransportContract, number_events
-from socaity.transport import Call, Target, open_transport
+from socaity.transport import Call, CallOptions, Target, open_transport
 
 
 class MyTransport(Transport):
@@ -55,6 +55,8 @@ class MyTransport(Transport):
 
     async def submit(self, call: Call) -> None:
         assert_type(call.arguments, Mapping[str, Any])
+        assert_type(call.options, CallOptions | None)
+        assert_type(call.time_left, float | None)
         call.accept()
 
     async def watch(self, job_id: str, *, after: int = 0) -> AsyncIterator[JobEvent]:
@@ -79,6 +81,7 @@ def connecting(app: object) -> None:
     assert_type(service.predict, Endpoint)
     assert_type(service["predict"], Endpoint)
     assert_type(service.endpoints, Mapping[str, Endpoint])
+    assert_type(service.predict.with_options(timeout=1.0, priority=1), Endpoint)
     assert_type(service.refresh(), Service)
     assert_type(service.job("id"), Job[Any])
     service.close()
