@@ -194,7 +194,10 @@ class ModelSlot:
             if not isinstance(exc, ConfigurationError):
                 _logger.warning("The model %s could not be loaded", self.name, exc_info=exc)
         else:
-            why = await self._publish(loaded, files)
+            if self.is_wanted:
+                why = await self._publish(loaded, files)
+            else:  # unloaded meanwhile
+                in_background(lambda: _close(loaded))
         finally:
             self._load_began = None
             self.loads += 1

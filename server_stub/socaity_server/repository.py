@@ -153,12 +153,11 @@ class ModelRepository:
         return self.listing()
 
     async def load(self, name: str, version: str | None = None) -> ModelStatus:
-        """Load the newest version that can be loaded, or this one; does nothing where it is served already.
+        """Load the newest version that can be loaded, or this one, which then stays; nothing where it is served already.
 
         Raises NotFoundError for an unknown model or version, and ServerError 503 `model_failed`.
         """
-        await self._scan()
-        model = self._known(name)
+        model = await self._found(name)
         if version is not None and version not in _versions(model.files):
             known = ", ".join(_versions(model.files)) or "none"
             raise NotFoundError(f"The model {name!r} has no version {version!r} (known: {known}).")
@@ -174,8 +173,7 @@ class ModelRepository:
         """Load one model anew, changed or not; without a name `load_all`. Raises as `load` does."""
         if name is None:
             return await self.load_all()
-        await self._scan()
-        model = self._known(name)
+        model = await self._found(name)
         model.is_wanted = True
         await self._bring_up(model, retry=True, anew=True)
         return (self._loaded_status(model),)
@@ -225,6 +223,14 @@ class ModelRepository:
             clock=self._clock,
         )
 
+    async def _found(self, name: str) -> ModelSlot:
+        """The model as it is in the folder now."""
+        await self._scan()
+        model = self._known(name)
+        if model.is_gone:
+            await self._start(self._forget(model))
+        return self._known(name)
+
     def _known(self, name: str) -> ModelSlot:
         model = self._models.get(name)
         if model is None:
@@ -258,6 +264,8 @@ class ModelRepository:
     async def _scan(self) -> None:
         async with self._scan_lock:
             found = await on_thread(lambda: scan_folder(self.path))
+            if self._is_closing:
+                return
             for name, files in found.items():
                 if name in self._models:
                     self._models[name].files = files

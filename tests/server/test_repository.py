@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import watchfiles
 
 from socaity.exceptions import ConfigurationError, NotFoundError, ServerError
+from socaity_server import watching
 from socaity_server.loading import LoadedModel
 from socaity_server.model_config import ModelConfig
 from socaity_server.repository import ModelRepository
@@ -419,25 +422,150 @@ async def test_a_bad_file_leaves_the_old_model_and_the_next_one_is_tried(watched
     await watched.until(lambda: watched.reason("a") == "")
 
 
-async def test_a_slow_copy_is_loaded_only_when_it_is_complete(watched: World) -> None:
-    file = watched.root / "slow/model.onnx"
-    file.parent.mkdir()
-    others: list[str] = []
-    with file.open("w") as stream:
-        for step in range(8):
-            stream.write("part ")
-            stream.flush()
-            # each of these is noticed while the copy goes on: waiting for it passes the time
-            put(watched.root, f"other{step}/model.onnx", "good")
-            others.append(f"other{step}")
-            stop = asyncio.get_running_loop().time() + QUICK / 2
-            while asyncio.get_running_loop().time() < stop:
+async def test_a_slow_copy_is_loaded_only_when_it_is_complete(tmp_path: Path) -> None:
+    file = put(tmp_path, "slow/model.onnx", "part")
+    is_complete = threading.Event()
+
+    def copy() -> None:
+        with file.open("a") as stream:
+            while not is_complete.wait(0.01):
                 stream.write(".")
                 stream.flush()
-                await asyncio.sleep(QUICK / 20)
-    assert not [load for load in watched.loads if load.startswith("slow")]
-    await watched.until(lambda: set(others) | {"slow", "a"} == set(watched.served))
-    assert len([load for load in watched.loads if load.startswith("slow")]) == 1
+
+    copying = threading.Thread(target=copy)
+    async with open_world(tmp_path, debounce=0.4) as world:
+        copying.start()
+        watching = asyncio.create_task(world.repository.watch())
+        try:
+            for name in ("one", "two"):  # each takes longer than the time that a file must be left alone
+                put(tmp_path, f"{name}/model.onnx")
+                await world.until(lambda name=name: name in world.served)  # type: ignore[misc]
+            assert [load for load in world.loads if load.startswith("slow")] == []
+        finally:
+            is_complete.set()
+            copying.join()
+        await world.until(lambda: "slow" in world.served)
+        assert len([load for load in world.loads if load.startswith("slow")]) == 1
+        assert world.texts()["slow"] == file.read_text()
+        watching.cancel()
+        await asyncio.wait([watching])
+
+
+async def test_a_folder_that_takes_the_place_of_another_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "_LOOK_AGAIN", 0.05)
+    put(tmp_path, "first/a/model.onnx", "one")
+    put(tmp_path, "second/a/model.onnx", "two")
+    link = tmp_path / "models"
+    link.symlink_to("first")
+    async with open_world(link, watch=True) as world:
+        await world.repository.load_all()
+        (tmp_path / "next").symlink_to("second")
+        (tmp_path / "next").replace(link)
+        await world.until(lambda: world.texts() == {"a": "two"})
+        put(tmp_path, "second/b/model.onnx", "three")
+        await world.until(lambda: world.texts() == {"a": "two", "b": "three"})
+        link.unlink()
+        await asyncio.sleep(0)
+        link.symlink_to("first")
+        await world.until(lambda: world.texts() == {"a": "one"})
+
+
+async def test_where_the_system_tells_nothing_the_folder_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    polling: list[bool | None] = []
+
+    def awatch(*paths: Path, force_polling: bool | None, **options: Any) -> Any:
+        polling.append(force_polling)
+        if not force_polling:
+            raise OSError("too many watches")
+        return watchfiles.awatch(*paths, force_polling=True, poll_delay_ms=20, **options)
+
+    monkeypatch.setattr(watching, "awatch", awatch)
+    async with open_world(tmp_path, watch=True) as world:
+        await world.repository.load_all()
+        put(tmp_path, "a/model.onnx", "one")
+        await world.until(lambda: world.texts() == {"a": "one"})
+    assert polling[:2] == [None, True]
+
+
+async def test_a_model_that_writes_into_its_folder_is_not_loaded_again_and_again(tmp_path: Path) -> None:
+    put(tmp_path, "a/model.onnx", "one")
+    async with open_world(tmp_path) as world:
+        load = world._load
+
+        def load_and_write(path: Path, *args: Any, **options: Any) -> LoadedModel:
+            loaded = load(path, *args, **options)
+            with (path.parent / "cache.bin").open("a") as stream:
+                stream.write("x")
+            return loaded
+
+        world.repository._load_file = load_and_write
+        for _ in range(6):
+            await world.repository.load_all()
+        assert len(world.loads) == 3
+        put(tmp_path, "a/model.onnx", "two")
+        await world.repository.load_all()
+        assert world.texts() == {"a": "two"}
+
+
+async def test_a_model_unloaded_while_it_loads_is_not_served(world: World) -> None:
+    put(world.root, "a/model.onnx")
+    world.hold = threading.Event()
+    loading = asyncio.create_task(world.repository.load_all())
+    await world.began.wait()
+    unloading = asyncio.create_task(world.repository.unload("a"))
+    await asyncio.sleep(0)
+    world.hold.set()
+    await asyncio.gather(loading, unloading)
+    status = world.repository.status("a")
+    assert status is not None
+    assert (status.state, world.log) == ("unloaded", [])
+
+
+async def test_a_model_whose_files_are_gone_cannot_be_loaded_again(world: World) -> None:
+    file = put(world.root, "a.onnx")
+    await world.repository.load_all()
+    file.unlink()
+    with pytest.raises(NotFoundError, match="There is no model 'a'"):
+        await world.repository.reload("a")
+    assert (world.log, world.repository.listing()) == (["ready a", "gone a"], ())
+
+
+async def test_two_models_of_one_name_leave_the_one_that_is_served(world: World) -> None:
+    put(world.root, "a/model.onnx", "one")
+    await world.repository.load_all()
+    put(world.root, "b/model_config.yaml", "name: a")
+    put(world.root, "b/model.onnx", "two")
+    await world.repository.load_all()
+    assert world.texts() == {"a": "one"}
+    assert "2 models are called 'a': a and b/model_config.yaml" in world.reason("a")
+
+
+async def test_errors_of_the_service_and_of_a_close_leave_the_repository_usable(world: World) -> None:
+    put(world.root, "a/model.onnx")
+    await world.repository.load_all()
+
+    async def fail(name: str, loaded: LoadedModel) -> None:
+        raise RuntimeError("not gone")
+
+    world.repository._services = dataclasses.replace(world.repository._services, on_gone=fail)
+    world.repository._models["a"]._services = world.repository._services
+    runtime = world.runtimes[0]
+    close = runtime.close
+
+    def close_badly() -> None:
+        close()
+        raise RuntimeError("not closed")
+
+    runtime.close = close_badly  # type: ignore[method-assign]
+    await world.repository.unload("a")
+    assert runtime.is_closed.is_set()
+    world.served.clear()
+    assert (await world.repository.load("a")).state == "ready"
+    world.served.clear()
 
 
 async def test_an_unloaded_model_is_not_loaded_because_its_file_changes(watched: World) -> None:
