@@ -393,7 +393,7 @@ def test_idle_instance_waits_for_a_fuller_batch_where_that_pays_and_ends_when_it
     async def main() -> None:
         answers, model = Answers(), GatedModel()
         batcher = await used_batcher(model, fixed=1000.0, max_batch_size=2, max_batch_wait=None)
-        batcher._patience._gap = 100.0  # seconds
+        batcher._patience._rate.gap = 100.0  # seconds
         batcher.submit(rows_of(0), 1, answers.of(0))
         await asyncio.sleep(0)  # turns of the loop, so that the timer is set
         await asyncio.sleep(0)
@@ -442,7 +442,7 @@ def test_pause(
     fixed: float, gap: float, rows: int, longest: float | None, deadline: float, pause: float
 ) -> None:
     patience = Patience(CostModel(fixed, 0.0), longest)
-    patience._gap, patience._last = gap, 0.0
+    patience._rate.gap, patience._last = gap, 0.0
     room: WaitingRoom[Entry] = WaitingRoom(64)
     for _ in range(rows):
         room.add(Entry("a", 1, 0.0))
@@ -456,7 +456,7 @@ def test_bursts_are_seen_as_dense_whatever_the_pauses_between_them() -> None:
             now += 20e-6
             patience.arrived(1, now)
         now += 0.005
-    assert patience._gap < 100e-6
+    assert patience._rate.gap < 100e-6
 
 
 # Deadlines and admission

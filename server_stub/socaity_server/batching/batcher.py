@@ -17,6 +17,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from socaity.exceptions import InvalidInputError, ServerError, SocaityError
 
 from ..statistics import ModelStatistics
+from .admission import predicted_wait, retry_after
 from .cost import CostModel
 from .instance import Instance
 from .padding import Padding
@@ -95,6 +96,9 @@ class Batcher:
         self._interrupt = interrupt
         self._waiting: WaitingRoom[Ticket] = WaitingRoom(self.rush_batch_size, preferred=preferred_sizes)
         self._patience = Patience(self.cost, max_batch_wait)
+        self._row_seconds = self._batch_seconds = 0.0
+        self._note_cost()
+        self._given_up: set[Instance] = set()
         self._instances: list[Instance] = []
         self._free: list[Instance] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -216,7 +220,11 @@ class Batcher:
 
         A batch that runs for longer than usual has made that stale: then at least as long again.
         """
-        return self._seconds_for(0, time.monotonic())
+        residual, overdue = self._residual(time.monotonic())
+        wait = predicted_wait(
+            self._waiting.rows, residual, 0, self.cost, self.instance_count, self.rush_batch_size
+        )
+        return max(wait, overdue)
 
     async def drain(self, timeout: float | None = None) -> bool:
         """Wait until nothing waits or runs. False: after `timeout` seconds something still did."""
@@ -346,6 +354,7 @@ class Batcher:
 
     def _count_batch(self, instance: Instance, parts: list[Part]) -> None:
         self._free.append(instance)
+        self._given_up.discard(instance)
         seconds = instance.seconds
         first = parts[0]
         rows = first.batch_rows if len(parts) == 1 else sum([part.rows for part in parts])
@@ -356,6 +365,7 @@ class Batcher:
                 failed += len(part.tickets)
         if not failed:
             self.cost.observe(rows, seconds)
+            self._note_cost()
         statistics = self.statistics
         statistics.batches += 1
         statistics.rows += rows
@@ -364,6 +374,11 @@ class Batcher:
         if self._on_batch is not None:
             calls = sum([len(part.tickets) for part in parts])
             self._on_batch(calls - failed, failed, seconds, usual)
+
+    def _note_cost(self) -> None:
+        """What a row and a batch take at most: who has more time than that needs no closer look."""
+        self._row_seconds = self.cost.seconds(1)
+        self._batch_seconds = self.cost.seconds(self.rush_batch_size)
 
     def _deliver(self, parts: Iterable[Part]) -> None:
         now = time.monotonic()
@@ -474,6 +489,7 @@ class Batcher:
         if instance.is_given_up:
             return
         instance.is_given_up = True
+        self._given_up.add(instance)
         _logger.error(
             "A batch of the model %s runs for more than %s s; its calls fail.", self.name, self._run_timeout
         )
@@ -487,33 +503,39 @@ class Batcher:
 
     def _check_time(self, rows: int, allowed: float, now: float) -> None:
         """Raises ServerError where the answer would come later than `allowed` seconds from now."""
-        wait = self._seconds_for(rows, now)
+        most = (self._waiting.rows + rows) * self._row_seconds + self._batch_seconds
+        if most <= allowed and not self._is_stuck:
+            return
+        residual, overdue = self._residual(now)
+        state = (residual, rows, self.cost, self.instance_count, self.rush_batch_size)
+        # A batch that runs for longer than usual has made the measurement stale: then at least as long again.
+        wait = max(predicted_wait(self._waiting.rows, *state), overdue if self._is_stuck else 0.0)
         if wait <= allowed:
             return
         self.statistics.failures["rejected"] += 1
+        later = retry_after(self._waiting.rows, *state, allowed=allowed)
         raise ServerError(
             f"The model {self.name!r} could answer in about {wait:.2g} s, and the call may take {max(allowed, 0.0):.2g} s; "
             "send fewer calls at once, or allow more time.",
             status=503,
             code="too_late",
-            retry_after=max(wait - max(allowed, 0.0), 0.001),
+            retry_after=max(later, overdue if self._is_stuck else 0.0, 0.001),
         )
 
-    def _seconds_for(self, rows: int, now: float) -> float:
-        """Seconds until a call of `rows` rows that came now would be answered; 0 while nothing is measured."""
-        cost = self.cost
+    @property
+    def _is_stuck(self) -> bool:
+        return bool(self._given_up) and len(self._given_up) == self.instance_count
+
+    def _residual(self, now: float) -> tuple[float, float]:
+        """What is left of the batches that run, added up, and by how much the latest of them is overdue; seconds."""
         residual = overdue = 0.0
         for instance in self._instances:
             if instance.batch:
-                left = cost.seconds(sum([t.rows for t in instance.batch])) - (now - instance.started_at)
+                left = self.cost.seconds(sum([ticket.rows for ticket in instance.batch]))
+                left -= now - instance.started_at
                 residual += max(left, 0.0)
                 overdue = max(overdue, -left)
-        if not cost.is_measured:
-            return overdue
-        batch = min(self.rush_batch_size, max(self._waiting.rows + rows, 1))
-        per_row = cost.seconds(batch) / batch
-        wait = ((self._waiting.rows + rows) * per_row + residual) / self.instance_count
-        return max(wait, cost.seconds(min(rows, batch)) if rows else 0.0, overdue)
+        return residual, overdue
 
     def _refusal(self, rows: int, size: int) -> Exception:
         if rows > self.queue_rows:

@@ -9,14 +9,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .cost import CostModel
+from .cost import ArrivalRate, CostModel
 from .policy import WaitingRoom
 
 __all__ = ["Patience"]
 
-_WEIGHT = 0.05
-_LARGEST_STEP = 8.0
-"""A gap counts as so many usual ones at most, so that a pause between two bursts does not hide how dense the bursts are."""
 _STALE = 4.0
 """So many usual gaps without a new row mean that the burst is over."""
 _SHORTEST = 100e-6
@@ -32,31 +29,26 @@ class Patience:
     def __init__(self, cost: CostModel, longest: float | None = None) -> None:
         self._cost = cost
         self._longest = math.inf if longest is None else longest
-        self._gap = 0.0
+        self._rate = ArrivalRate()
         self._last = 0.0
 
     def arrived(self, rows: int, now: float) -> None:
         """A call of `rows` rows came."""
-        usual = self._gap
-        gap = (now - self._last) / rows
         self._last = now
-        if usual:
-            self._gap = usual + (min(gap, _LARGEST_STEP * usual + 1e-6) - usual) * _WEIGHT
-        elif gap < 1.0:
-            self._gap = gap + 1e-9
+        self._rate.arrived(rows, now)
 
     def pause(self, waiting: WaitingRoom[Any], enough: int, deadline: float, now: float) -> float:
         """Seconds until the next look, while a batch of `enough` rows is not there and waiting for it pays.
 
         `deadline` is the tightest one of the calls: the batch starts early enough for it.
         """
-        fixed = self._cost.fixed
-        if not self._longest or not fixed or not self._gap:
+        fixed, gap = self._cost.fixed, self._rate.gap
+        if not self._longest or not fixed:
             return 0.0
         rows = waiting.next_rows()
-        if rows >= enough or rows * self._gap >= fixed:
+        if rows >= enough or not self._cost.worth_waiting(rows, gap):
             return 0.0
-        quiet_at = self._last + max(_STALE * self._gap, _SHORTEST)
+        quiet_at = self._last + max(_STALE * gap, _SHORTEST)
         oldest = waiting.oldest_arrival()
         assert oldest is not None
         end = min(
