@@ -34,7 +34,8 @@ class PythonRuntime(Runtime):
 
     It has `predict(...)`, which gets the inputs by name as stacked arrays and returns an array or a dict by output name,
     and perhaps `load()`, called once; or a class `Model` with these two as methods. A parameter annotated `str`, `int`,
-    `float` or `bool` gets one plain value, and then calls are not put together. Inputs and outputs may be declared.
+    `float` or `bool` gets one plain value, and then calls are not put together. One with a default is an input only if it is
+    declared. Inputs and outputs may be declared.
 
     The arguments `class` (`module:Class`) and `kwargs` name another class instead; it is imported from the file's folder,
     and `path` may then be any file of that folder, or the folder. The folder stays on `sys.path`: models in one process
@@ -58,7 +59,7 @@ class PythonRuntime(Runtime):
             owner = self._own(file, target, options.arguments.get("kwargs"), folder)
             predict = getattr(owner, "predict", None)
             if not callable(predict):
-                what = f"class {target!r}" if target else repr(str(file))
+                what = f"The class {target!r}" if target else repr(str(file))
                 raise ConfigurationError(
                     f"{what} has no `predict`: define `predict(...)`, which gets the inputs by name, or a class Model."
                 )
@@ -102,7 +103,7 @@ class PythonRuntime(Runtime):
         """What has `predict`: a module, or an instance of a class."""
         if target is None:
             module = self._import(file, folder)
-            model = getattr(module, "Model", None)
+            model: Any = getattr(module, "Model", None)
             if not isinstance(model, type) or hasattr(module, "predict"):
                 return module
             return _guarded(lambda: model(**(kwargs or {})), f"Model() of {str(file)!r}", folder)
@@ -125,13 +126,17 @@ class PythonRuntime(Runtime):
         # A name of its own: every model folder has a `model.py`, and a model may be loaded again while the old one runs.
         name = f"_socaity_model_{next(_numbers)}_{file.stem}"
         spec = importlib.util.spec_from_file_location(name, file)
-        if spec is None or spec.loader is None:
+        if spec is None:
             raise ConfigurationError(f"{str(file)!r} is no Python file; its name must end in .py.")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # dataclasses and pickles look their module up
         self._module_name = name
-        loader = spec.loader
-        _guarded(lambda: loader.exec_module(module), repr(str(file)), folder)
+        # Compiled here, as byte code on disk is told from its source by whole seconds: too coarse for a reload.
+        _guarded(
+            lambda: exec(compile(file.read_bytes(), str(file), "exec", dont_inherit=True), vars(module)),  # noqa: S102
+            repr(str(file)),
+            folder,
+        )
         return module
 
 
@@ -192,7 +197,10 @@ def _inputs(
             raise ConfigurationError(
                 f"`predict` of {str(file)!r} names no input: give it a parameter for each, or declare the inputs."
             )
-        return annotations, tuple(_undeclared(name, annotations[name]) for name in named)
+        required = [
+            name for name, parameter in named.items() if parameter.default is parameter.empty
+        ] or named
+        return annotations, tuple(_undeclared(name, annotations[name]) for name in required)
     only = next(iter(named), "")
     declared = tuple(
         TensorSpec(spec.name or (only if len(named) == 1 else ""), spec.dtype, spec.shape)

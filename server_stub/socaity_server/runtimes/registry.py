@@ -121,7 +121,7 @@ def load_runtime(
     if execution == "process":
         from .process import ProcessRuntime
 
-        runtime = ProcessRuntime(path, name, options, instances=instances, retry=retry)
+        runtime = ProcessRuntime(path, options, backend=name, instances=instances, retry=retry)
     else:
         runtime = load_here(path, name, options)
     for warning in runtime.warnings:
