@@ -157,7 +157,11 @@ class DirectRoute:
         rush = config.rush_batch_size or (profile.rush_batch_size if profile is not None else most)
         cost = CostModel() if profile is None else CostModel(profile.fixed, profile.per_row)
         if config.circuit_breaker.enabled:
-            self.breaker = CircuitBreaker(config.circuit_breaker, on_change=self._on_breaker_change)
+            self.breaker = CircuitBreaker(
+                config.circuit_breaker,
+                on_change=self._on_breaker_change,
+                probe_timeout=None if self.timeout == math.inf else 2 * self.timeout,
+            )
         return Batcher(
             _model_run(runtime.run, stacks, is_checked=not config.allow_nan),
             max_batch_size=most,

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,9 +20,14 @@ HERE = Path(__file__).parent
 class ServerProcess:
     """`socaity serve` in a process of its own, on a port that it keeps when it is started again."""
 
-    def __init__(self, target: str = "fault_service:router") -> None:
+    def __init__(
+        self, target: str = "fault_service:router", *arguments: str, env: Mapping[str, str] | None = None
+    ) -> None:
         self._target = target
+        self._arguments = arguments
+        self._env = dict(env or {})
         self._port = 0
+        self._said = ""
         self._process: subprocess.Popen[str] | None = None
 
     @property
@@ -35,13 +40,13 @@ class ServerProcess:
 
     def start(self) -> None:
         """Start and wait until it says that it is ready."""
-        arguments = ["serve", self._target, "--port", str(self._port)]
+        arguments = ["serve", self._target, "--port", str(self._port), *self._arguments]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "socaity.cli", *arguments],
             cwd=HERE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **self._env},
         )
         watchdog = threading.Timer(DEADLINE, self._process.kill)
         watchdog.start()
@@ -55,8 +60,28 @@ class ServerProcess:
         else:
             raise AssertionError(f"the server did not start:\n{''.join(lines)}")
         watchdog.cancel()
+        self._said = "".join(lines)
         self._drain = threading.Thread(target=self._process.stderr.read, daemon=True)
         self._drain.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def said(self) -> str:
+        """What it wrote before it was ready."""
+        return self._said
+
+    def terminate(self) -> int:
+        """SIGTERM, and wait: it drains. Returns the exit status."""
+        assert self._process is not None
+        process = self._process
+        process.terminate()
+        status = process.wait(DEADLINE)
+        self.kill()
+        return status
 
     def kill(self) -> None:
         """SIGKILL: no goodbye."""
