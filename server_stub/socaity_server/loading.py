@@ -149,8 +149,13 @@ def _with_settings(config: ModelConfig, settings: ModelSettings | None) -> Model
 def _options(config: ModelConfig, backend: str, *, allow_pickle: bool) -> RuntimeOptions:
     outputs = config.outputs
     if backend == "onnx":
-        # The first model server knew one output without a name; the file knows all of them.
+        # the first model server knew one output without a name; the file knows all of them
         outputs = tuple(spec for spec in outputs if spec.name)
+    # and it made [n, 1] of [n]
+    outputs = tuple(
+        dataclasses.replace(spec, shape=None) if not spec.name and spec.shape == (None, 1) else spec
+        for spec in outputs
+    )
     return RuntimeOptions(
         threads=config.threads or 1,
         device=config.device,

@@ -246,6 +246,66 @@ def test_a_runtime_of_somebody_else_is_a_model() -> None:
     assert dataclasses.replace(loaded, runtime=limited).max_batch_size == 2
 
 
+SEED = """
+model:
+  name: {name}
+  backend: {backend}
+  model_args: {args}
+  input: {{type: array, shape: [-1, 5], dtype: float32}}
+  output: {{type: array, shape: [-1, 1], dtype: int64}}
+  preferred_batch_size: [16, 32]
+  max_batch_delay_ms: 10
+  rush_batch_size: 64
+"""
+
+
+@pytest.mark.anyio
+async def test_the_folder_of_the_first_model_server_is_served(tmp_path: Path) -> None:
+    joblib = pytest.importorskip("joblib")
+    linear = pytest.importorskip("sklearn.linear_model")
+    x = np.random.default_rng(0).random((20, 5)).astype(np.float32)
+    for folder in ("pickled", "python"):
+        (tmp_path / "models" / folder).mkdir(parents=True)
+    joblib.dump(linear.LogisticRegression().fit(x, x[:, 0] > 0.5), tmp_path / "models/pickled/model.pkl")
+    (tmp_path / "models/pickled/log_classifier.yaml").write_text(
+        SEED.format(name="LogisticRegression", backend="sklearn", args="{model_file: model.pkl}").replace(
+            "int64", "bool"
+        )
+    )
+    (tmp_path / "models/python/model.py").write_text(
+        "class multiply:\n"
+        "    def __init__(self, name, compile):\n        self.name = name\n"
+        "    def predict(self, X):\n        return (2 * X[:, :1]).astype('int64')\n"
+    )
+    (tmp_path / "models/python/log_classifier.yaml").write_text(
+        SEED.format(
+            name="RawLogClassifier_10",
+            backend="python",
+            args="{class: 'models.python.model:multiply', kwargs: {name: a, compile: false}}",
+        )
+    )
+    outputs: dict[str, dict[str, np.ndarray[Any, Any]]] = {}
+
+    async def on_ready(name: str, loaded: LoadedModel, previous: LoadedModel | None) -> None:
+        outputs[name] = loaded.runtime.run({loaded.runtime.inputs[0].name: x})
+        assert (loaded.max_batch_size, loaded.config.rush_batch_size) == (32, 64)
+
+    async def on_gone(name: str, loaded: LoadedModel) -> None:
+        pass
+
+    repository = ModelRepository(tmp_path / "models", on_ready=on_ready, on_gone=on_gone, allow_pickle=True)
+    try:
+        listing = await repository.load_all()
+    finally:
+        await repository.aclose()
+    assert [(status.name, status.reason) for status in listing] == [
+        ("LogisticRegression", None),
+        ("RawLogClassifier_10", None),
+    ]
+    np.testing.assert_array_equal(outputs["LogisticRegression"]["predictions"].shape, (20,))
+    np.testing.assert_array_equal(next(iter(outputs["RawLogClassifier_10"].values())), 2 * x[:, :1] // 1)
+
+
 @pytest.mark.anyio
 async def test_a_folder_of_real_models_is_served_and_reloaded(tmp_path: Path) -> None:
     served: dict[str, LoadedModel] = {}
