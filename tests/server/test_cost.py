@@ -14,8 +14,8 @@ from socaity_server.batching.cost import ArrivalRate, CostModel
 SECONDS = st.floats(0, 1e3, allow_nan=False)
 
 
-def test_nothing_is_known_at_first() -> None:
-    cost = CostModel()
+@pytest.mark.parametrize("cost", [CostModel(), CostModel(0.0, 0.0)])
+def test_nothing_is_known_at_first(cost: CostModel) -> None:
     assert not cost.is_measured
     assert cost.seconds(64) == 0.0
     assert not cost.worth_waiting(1, 0.0)

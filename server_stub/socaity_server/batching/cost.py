@@ -33,7 +33,7 @@ _SMALLEST_STEP = 1e-6
 class CostModel:
     """`fixed` (a) and `per_row` (b) are in seconds and never negative; both are 0.0 until something is known.
 
-    With `fixed` or `per_row`, from a measurement at load, the fit starts there. Raises ValueError for ones that are no times.
+    With `fixed` or `per_row`, from a measurement at load, the fit starts there (both 0: nothing was measured). Raises ValueError for ones that are no times.
     """
 
     __slots__ = ("_count", "_n", "_nn", "_ns", "_s", "fixed", "is_measured", "per_row")
@@ -44,7 +44,7 @@ class CostModel:
                 raise ValueError(f"{name} must be a time in seconds, not {value}.")
         self.fixed = fixed or 0.0
         self.per_row = per_row or 0.0
-        self.is_measured = fixed is not None or per_row is not None
+        self.is_measured = self.fixed + self.per_row > 0
         self._count = 0
         self._n = self._s = self._nn = self._ns = 0.0
 
