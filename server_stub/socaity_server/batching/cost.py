@@ -33,7 +33,8 @@ _SMALLEST_STEP = 1e-6
 class CostModel:
     """`fixed` (a) and `per_row` (b) are in seconds and never negative; both are 0.0 until something is known.
 
-    With `fixed` or `per_row`, from a measurement at load, the fit starts there (both 0: nothing was measured). Raises ValueError for ones that are no times.
+    With `fixed` or `per_row`, from a measurement at load, the fit starts there (both 0: nothing was measured).
+    Raises ValueError for ones that are no times.
     """
 
     __slots__ = ("_count", "_n", "_nn", "_ns", "_s", "fixed", "is_measured", "per_row")
