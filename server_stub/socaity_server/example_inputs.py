@@ -14,7 +14,7 @@ from socaity.exceptions import ConfigurationError
 
 from .runtimes.base import Runtime, TensorSpec
 
-__all__ = ["ExampleInputs", "find_example_file"]
+__all__ = ["Arrays", "ExampleInputs", "find_example_file"]
 
 Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
 
@@ -41,6 +41,14 @@ class ExampleInputs:
     @property
     def is_given(self) -> bool:
         return self._given is not None
+
+    @property
+    def stamp(self) -> str:
+        """Changes with the file."""
+        if self.file is None:
+            return ""
+        stat = self.file.stat()
+        return f"{self.file.name} {stat.st_size} {stat.st_mtime_ns}"
 
     def why_not(self, runtime: Runtime) -> str | None:
         """Why no inputs can be made up for this model; None: they can."""

@@ -10,24 +10,27 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from socaity.exceptions import ConfigurationError
 
-from .example_inputs import ExampleInputs
+from .example_inputs import Arrays, ExampleInputs
 from .model_config import BreakerConfig, ModelConfig
+from .profile import Profile, ProfileCache, batch_dependence, tune
 from .runtimes.base import Runtime, RuntimeOptions
-from .runtimes.registry import backend_of, load_runtime
+from .runtimes.registry import backend_of, engine_of, load_runtime
 from .settings import ModelSettings
-
-if TYPE_CHECKING:
-    from .profile import Profile
 
 __all__ = ["LoadedModel", "load_model"]
 
 _CHUNK = 2**20
 _MAX_BATCH_SIZE = 64
 _WARM_UP_ROWS = 2
+_COMPARED_ROWS = 4
+_COMPARE_SECONDS = 1.0
+_MOST_PROCESSES = 4
+"""Each has the model in memory once more; who wants more says so (`instances`)."""
+_HINT = "Put a warmup.json with a few rows beside the model."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,10 +77,15 @@ class LoadedModel:
     @property
     def summary(self) -> str:
         """How it runs, in one line."""
+        profile = self.profile
         parts = [self.runtime.name, self.runtime.device]
+        if profile is not None and profile.threads > 1:
+            parts.append(f"{profile.threads} threads")
         if self.instances > 1:
-            parts.append(f"{self.instances} instances")
+            parts.append(f"{self.instances} {'processes' if self.runs_in_process else 'instances'}")
         parts.append(f"up to {self.max_batch_size} per batch" if self.max_batch_size > 1 else "one by one")
+        if profile is not None and profile.seconds:
+            parts.append(f"{1e3 * profile.fixed:.3g} ms + {1e3 * profile.per_row:.3g} ms per row")
         return ", ".join(parts)
 
 
@@ -103,28 +111,53 @@ def load_model(
     backend = backend_of(path, config.backend)
     options = _options(config, backend, allow_pickle=allow_pickle)
 
+    examples = ExampleInputs(path)
+    in_process = (config.execution or ("process" if engine_of(backend).holds_gil else "thread")) == "process"
+    instances = config.instances
+    if in_process and instances is None:
+        instances = max(1, min(cores - 1, _MOST_PROCESSES))
+    looks: list[_Look] = []
+
     def load(threads: int) -> Runtime:
         runtime = load_runtime(
             path,
             backend=backend,
             options=dataclasses.replace(options, threads=threads),
-            execution=config.execution,
-            instances=config.instances or 1,
+            execution="process" if in_process else "thread",
+            instances=instances or 1,
             retry=config.idempotent,
         )
         with _closed_on_error(runtime):
             _apply(runtime, config, name)
+            looks.append(_warm_up(runtime, config, examples))
         return runtime
 
-    runtime = load(options.threads)
+    def example(runtime: Runtime, rows: int) -> Arrays | None:
+        if not looks[-1].can_run or rows > (runtime.max_rows or rows):
+            return None
+        return examples.of(runtime, rows)
+
+    runtime, profile = tune(
+        load,
+        cores=cores,
+        key=f"{content_hash} {backend} {examples.stamp}",
+        example=example,
+        threads=config.threads,
+        instances=instances,
+        max_batch_size=config.max_batch_size or max(config.preferred_batch_sizes, default=None),
+        cache=ProfileCache(settings.cache) if settings is not None and settings.cache else None,
+    )
     with _closed_on_error(runtime):
-        notes = _warm_up(runtime, config, path) if config.warmup else ()
+        notes = looks[0].notes
+        if looks[0].can_run:
+            notes += profile.notes + _dependence(runtime, profile, examples)
     return LoadedModel(
         name,
         version,
         config,
         path,
         runtime,
+        profile=_within(profile, runtime.max_rows),
         warnings=(*runtime.warnings, *notes),
         content_hash=content_hash,
     )
@@ -181,16 +214,25 @@ def _apply(runtime: Runtime, config: ModelConfig, name: str) -> None:
     runtime.batched = config.batched
 
 
-def _warm_up(runtime: Runtime, config: ModelConfig, path: Path) -> tuple[str, ...]:
-    """Run the model for the first time, so that no caller waits for that; what should be known about it.
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What the first run of a model has shown. With `can_run` it takes the example inputs."""
+
+    can_run: bool
+    notes: tuple[str, ...] = ()
+
+
+def _warm_up(runtime: Runtime, config: ModelConfig, examples: ExampleInputs) -> _Look:
+    """Run the model for the first time, so that no caller waits for that, and see whether it gives a row for each row.
 
     A model that refuses rows which somebody has put beside it is broken; one that refuses made up rows may not be.
     """
-    examples = ExampleInputs(path)
+    if not config.warmup:
+        return _Look(False)
     why = examples.why_not(runtime)
     if why is not None:
-        return (f"It was not warmed up: {why}. Put a warmup.json with a few rows beside the model.",)
-    rows = _WARM_UP_ROWS if runtime.batched else 1
+        return _Look(False, (f"It was not warmed up: {why}. {_HINT}",))
+    rows = min(_WARM_UP_ROWS, runtime.max_rows or _WARM_UP_ROWS) if runtime.batched else 1
     inputs = examples.of(runtime, rows)
     try:
         outputs = runtime.run(inputs)
@@ -198,18 +240,36 @@ def _warm_up(runtime: Runtime, config: ModelConfig, path: Path) -> tuple[str, ..
         text = f"{type(exc).__name__}: {exc}"
         if examples.is_given:
             raise ConfigurationError(f"The model refuses the rows of {examples.file}: {text}") from exc
-        return (
-            f"It was not warmed up, as it refuses made up inputs ({text}). Put a warmup.json beside the model.",
-        )
+        return _Look(False, (f"It was not warmed up, as it refuses made up inputs ({text}). {_HINT}",))
     if not runtime.batched or all(array.ndim and len(array) == rows for array in outputs.values()):
-        return ()
+        return _Look(True)
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
     if config.batched:
         raise ConfigurationError(
-            f"The model cannot be batched: {rows} rows gave {shapes}. Remove `batching: true`, or return a row for each row."
+            f"The model cannot be batched: {rows} rows gave {shapes}. Remove `enabled: true`, or return a row for each row."
         )
     runtime.batched = False
-    return (f"Its calls are not put together: {rows} rows gave {shapes}.",)
+    return _Look(True, (f"Its calls are not put together: {rows} rows gave {shapes}.",))
+
+
+def _dependence(runtime: Runtime, profile: Profile, examples: ExampleInputs) -> tuple[str, ...]:
+    """A warning where rows of a batch change each other's answers, unless finding out takes too long."""
+    rows = min(_COMPARED_ROWS, profile.max_batch_size)
+    slowest = max(profile.seconds.get(1, 0.0), profile.per_row * rows)
+    if not runtime.batched or rows < 2 or not profile.seconds or slowest * (rows + 2) > _COMPARE_SECONDS:
+        return ()
+    warning = batch_dependence(runtime, examples.of(runtime, rows))
+    return () if warning is None else (warning,)
+
+
+def _within(profile: Profile, most: int | None) -> Profile:
+    if most is None:
+        return profile
+    return dataclasses.replace(
+        profile,
+        max_batch_size=min(profile.max_batch_size, most),
+        rush_batch_size=min(profile.rush_batch_size, most),
+    )
 
 
 @contextmanager
