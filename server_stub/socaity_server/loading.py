@@ -105,7 +105,9 @@ def load_model(
     """
     path = Path(path)
     config = _with_settings(config, settings)
-    cores = min(cores or _cores(), (settings and settings.workers) or _cores())
+    cores = cores or _cores()
+    if settings is not None and settings.workers is not None:
+        cores = min(cores, settings.workers)
     file_hash = _checked_hash(path, config.sha256)
     content_hash = _content_hash(file_hash, config)
     backend = backend_of(path, config.backend)

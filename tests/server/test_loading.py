@@ -180,6 +180,77 @@ def test_the_configuration_may_say_whether_calls_go_together(load_fake: Callable
     assert fixed.closed == 1
 
 
+def test_a_model_is_measured_unless_that_was_done_before(
+    load_fake: Callable[..., LoadedModel], tmp_path: Path
+) -> None:
+    settings = read_model_settings({"SOCAITY_CACHE": str(tmp_path / "cache")})
+    first = load_fake(FakeRuntime(), settings=settings)
+    assert first.profile is not None
+    assert first.profile.seconds
+    assert first.max_batch_size == first.profile.max_batch_size
+    assert " per row" in first.summary
+    runtime = FakeRuntime()
+    again = load_fake(runtime, settings=settings)
+    assert again.profile == dataclasses.replace(first.profile, from_cache=True)
+    other = load_fake(FakeRuntime(), ModelConfig(arguments={"level": 1}), settings=settings)
+    assert other.profile is not None
+    assert not other.profile.from_cache
+
+
+def test_without_a_warm_up_nothing_is_run(load_fake: Callable[..., LoadedModel]) -> None:
+    runtime = FakeRuntime()
+    loaded = load_fake(runtime, ModelConfig(warmup=False, preferred_batch_sizes=(8, 16)))
+    assert (runtime.seen, loaded.warnings, loaded.max_batch_size) == ([], (), 16)
+    assert loaded.profile is not None
+    assert not loaded.profile.seconds
+
+
+def test_a_model_whose_rows_change_each_other_is_warned_of(load_fake: Callable[..., LoadedModel]) -> None:
+    def centred(inputs: Any) -> Any:
+        return {"y": inputs["x"] - inputs["x"].mean(axis=0)}
+
+    (warning,) = load_fake(FakeRuntime(answer=centred)).warnings
+    assert "depends on the rows that are computed with it" in warning
+
+
+def test_a_model_gets_no_more_rows_than_it_takes(load_fake: Callable[..., LoadedModel]) -> None:
+    runtime = FakeRuntime()
+    runtime.max_rows = 3
+    loaded = load_fake(runtime)
+    assert max(len(seen["x"]) for seen in runtime.seen) <= 3
+    assert loaded.profile is not None
+    assert (loaded.max_batch_size, loaded.profile.rush_batch_size) <= (3, 3)
+    assert loaded.warnings == ()
+
+
+def test_a_model_that_holds_the_interpreter_lock_gets_processes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def load_runtime(path: Path, **options: Any) -> Runtime:
+        asked.append((options["execution"], options["instances"], options["options"].threads))
+        return FakeRuntime()
+
+    monkeypatch.setattr(loading, "load_runtime", load_runtime)
+    file = python_model(tmp_path)
+    for cores, config in (
+        (3, ModelConfig()),
+        (64, ModelConfig()),
+        (1, ModelConfig()),
+        (8, ModelConfig(instances=7, threads=2)),
+        (8, ModelConfig(execution="thread")),
+    ):
+        load_model(file, dataclasses.replace(config, warmup=False), name="a", cores=cores)
+    assert asked == [
+        ("process", 2, 1),
+        ("process", 4, 1),
+        ("process", 1, 1),
+        ("process", 7, 2),
+        ("thread", 1, 1),
+    ]
+
+
 def test_settings_of_the_server_fill_in_what_a_model_does_not_say(
     load_fake: Callable[..., LoadedModel],
 ) -> None:
