@@ -459,6 +459,53 @@ def test_bursts_are_seen_as_dense_whatever_the_pauses_between_them() -> None:
     assert patience._rate.gap < 100e-6
 
 
+def test_clients_that_come_back_are_waited_for_so_that_they_do_not_split_into_groups() -> None:
+    """64 clients that ask again 1 ms after their answer; a batch takes 5 ms whatever its size."""
+    patience, room = Patience(CostModel(0.005, 0.0)), WaitingRoom[Entry](64)
+    now, sizes = 0.0, []
+    running, returning = 32, 0
+    for _ in range(32):
+        room.add(Entry("a", 1, now))
+    for _ in range(30):
+        now += 0.005  # the batch ends; who was answered before has come back long ago
+        patience.answered(running, now)
+        returning = running
+        pause = patience.pause(room, 64, math.inf, now) if room.rows else 0.0
+        if pause or not room.rows:
+            for number in range(returning):
+                patience.arrived(1, now + 0.001 + number * 1e-6)
+                room.add(Entry("a", 1, now + 0.001))
+            now += 0.001 + returning * 1e-6
+            assert patience.pause(room, 64, math.inf, now) == 0.0
+            returning = 0
+        running = len(room.take())
+        sizes.append(running)
+        for number in range(returning):
+            patience.arrived(1, now + 0.001 + number * 1e-6)
+            room.add(Entry("a", 1, now + 0.001))
+    assert sizes[0] == 32
+    assert sizes[-5:] == [64] * 5
+
+
+@pytest.mark.parametrize("gap", [0.0045, 0.006, 0.05])
+def test_calls_that_come_by_chance_are_not_waited_for(gap: float) -> None:
+    """One call every `gap` seconds, whatever is answered; a batch takes 5 ms."""
+    patience, room = Patience(CostModel(0.004, 0.001)), WaitingRoom[Entry](64)
+    now = next_call = 0.0
+    for _ in range(200):
+        while next_call <= now:
+            patience.arrived(1, next_call)
+            room.add(Entry("a", 1, next_call))
+            next_call += gap
+        if not room.rows:
+            now = next_call
+            continue
+        assert patience.pause(room, 64, math.inf, now) == 0.0
+        rows = len(room.take())
+        now += 0.005
+        patience.answered(rows, now)
+
+
 # Deadlines and admission
 
 

@@ -196,7 +196,7 @@ class Batcher:
         if (
             self._free
             and not self._dispatch_scheduled
-            and (self._timer is None or waiting.rows >= self.max_batch_size)
+            and (self._timer is None or waiting.rows >= self._patience.wanted)
         ):
             self._dispatch_scheduled = True
             loop.call_soon(self._dispatch_soon)
@@ -280,6 +280,12 @@ class Batcher:
         self._free = list(self._instances)
         return loop
 
+    def _dispatch_later(self) -> None:
+        """Dispatch in the next turn of the loop."""
+        if not self._dispatch_scheduled and self._loop is not None:
+            self._dispatch_scheduled = True
+            self._loop.call_soon(self._dispatch_soon)
+
     def _dispatch_soon(self) -> None:
         self._dispatch_scheduled = False
         self._dispatch()
@@ -328,9 +334,8 @@ class Batcher:
             # one batch a turn, so that the loop gets to its sockets in between
             parts = instance.run_inline(batch, now)
             self._count_batch(instance, parts)
-            if waiting.rows and not self._dispatch_scheduled:
-                self._dispatch_scheduled = True
-                loop.call_soon(self._dispatch_soon)
+            if waiting.rows:
+                self._dispatch_later()
             self._deliver(parts)
             return
 
@@ -347,8 +352,13 @@ class Batcher:
         """Called by `instance` on the loop thread: start its next batch before handing out this one."""
         try:
             self._count_batch(instance, parts)
-            if self._waiting.rows and not self._closed:
-                self._dispatch()
+            waiting = self._waiting.rows
+            if waiting and not self._closed:
+                rows = sum([part.rows for part in parts])
+                if self._patience.expects(rows, waiting, self.max_batch_size):
+                    self._dispatch_later()
+                else:
+                    self._dispatch()
         finally:
             self._deliver(parts)
 
@@ -382,6 +392,8 @@ class Batcher:
 
     def _deliver(self, parts: Iterable[Part]) -> None:
         now = time.monotonic()
+        parts = list(parts)
+        self._patience.answered(sum([part.rows for part in parts]), now)
         for part in parts:
             outputs, error = part.outputs, part.error
             items = list(outputs.items()) if outputs is not None else []
