@@ -1,4 +1,4 @@
-"""Runs the benchmarks and prints a table: `python benchmarks/run.py [NAMES…] [--json FILE]`.
+"""Runs the benchmarks and prints a table: `python benchmarks/run.py [NAMES…] [--peers] [--json FILE]`.
 
 Each benchmark runs in a process of its own, with its servers as further processes on loopback, all on two cores.
 """
@@ -30,32 +30,55 @@ ROWS = (
     "memory",
     "idle",
 )
+PEER_ROWS = (
+    "model_mlp",
+    "model_forest",
+    "model_minilm",
+    "model_sdk",
+    "model_p99",
+    "model_overload",
+    "model_idle",
+    "model_memory",
+)
+"""Against other servers, each in its own environment (see peers/README.md): only when named, or with --peers."""
 CORES = 2
 DEADLINE = 300.0
+PEER_DEADLINE = 1200.0
 
 
 def main() -> int:
+    every = ROWS + PEER_ROWS
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "names", nargs="*", metavar="NAMES", help=f"some of: {', '.join(ROWS)} (default: all)"
+        "names", nargs="*", metavar="NAMES", help=f"some of: {', '.join(every)} (default: {', '.join(ROWS)})"
+    )
+    parser.add_argument(
+        "--peers", action="store_true", help="the comparisons with other model servers, instead of the default"
+    )
+    parser.add_argument("--quick", action="store_true", help="5 s of overload instead of 30 s")
+    parser.add_argument(
+        "--minutes", type=float, default=1.0, help="how long model_memory watches the memory under load"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements there, too")
-    parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
+    parser.add_argument("--row", choices=every, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    unknown = sorted(set(options.names) - set(ROWS))
+    unknown = sorted(set(options.names) - set(every))
     if unknown:
-        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(ROWS)}")
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(every)}")
     if options.row:
         return _run_here(options.row)
+    if options.quick:
+        os.environ["BENCHMARK_QUICK"] = "1"
+    os.environ["BENCHMARK_MINUTES"] = str(options.minutes)
     _use_two_cores()
     print(_machine(), flush=True)
     measurements: list[Measurement] = []
     failed: list[str] = []
     print(f"\n{'benchmark':<14} {'measured':<58} {'value':>14} {'target':>14}", flush=True)
-    for name in options.names or ROWS:
-        found = _run_apart(name)
+    for name in options.names or (PEER_ROWS if options.peers else ROWS):
+        found = _run_apart(name, PEER_DEADLINE + 60 * options.minutes if name in PEER_ROWS else DEADLINE)
         if found is None:
             failed.append(name)
         for one in found or ():
@@ -84,12 +107,12 @@ def _run_here(name: str) -> int:
     return 0
 
 
-def _run_apart(name: str) -> list[Measurement] | None:
+def _run_apart(name: str, deadline: float) -> list[Measurement] | None:
     command = [sys.executable, __file__, "--row", name]
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=DEADLINE)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=deadline)
     except subprocess.TimeoutExpired:
-        print(f"{name}: not done after {DEADLINE:.0f} s", file=sys.stderr)
+        print(f"{name}: not done after {deadline:.0f} s", file=sys.stderr)
         return None
     if done.returncode:
         return None

@@ -163,7 +163,12 @@ class DirectRoute:
                 probe_timeout=None if self.timeout == math.inf else 2 * self.timeout,
             )
         return Batcher(
-            _model_run(runtime.run, stacks, is_checked=not config.allow_nan),
+            _model_run(
+                runtime.run,
+                stacks,
+                is_checked=not config.allow_nan,
+                dtypes={spec.name: np.dtype(spec.dtype) for spec in config.outputs if spec.dtype},
+            ),
             max_batch_size=most,
             rush_batch_size=max(rush, most) if stacks else 1,
             preferred_sizes=config.preferred_batch_sizes,
@@ -232,22 +237,38 @@ def _function_run(function: Callable[..., Any]) -> Callable[[Arrays], Arrays]:
 
 
 def _model_run(
-    function: Callable[[Arrays], Arrays], stacks: bool, *, is_checked: bool
+    function: Callable[[Arrays], Arrays],
+    stacks: bool,
+    *,
+    is_checked: bool,
+    dtypes: Mapping[str, np.dtype[Any]],
 ) -> Callable[[Arrays], Arrays]:
     def run(inputs: Arrays) -> Arrays:
         try:
             if is_checked:
                 _check_finite(inputs)
             if stacks:
-                return function(inputs)
-            outputs = function({name: array[0] for name, array in inputs.items()})
-            return {name: np.asarray(array)[None] for name, array in outputs.items()}
+                outputs = function(inputs)
+            else:
+                outputs = function({name: array[0] for name, array in inputs.items()})
+                outputs = {name: np.asarray(array)[None] for name, array in outputs.items()}
+            return _declared(outputs, dtypes) if dtypes else outputs
         except (InvalidInputError, ServerError, JobFailed):
             raise
         except Exception as exc:
             raise failure(exc) from exc
 
     return run
+
+
+def _declared(outputs: Arrays, dtypes: Mapping[str, np.dtype[Any]]) -> Arrays:
+    """The outputs in the dtypes that the configuration says; one without a name is the only one."""
+    only = dtypes.get("") if len(outputs) == 1 else None
+    return {
+        name: array if dtype is None else array.astype(dtype, copy=False)
+        for name, array in outputs.items()
+        for dtype in (dtypes.get(name, only),)
+    }
 
 
 def _check_finite(inputs: Arrays) -> None:

@@ -284,10 +284,16 @@ def _closed_on_error(runtime: Runtime) -> Iterator[None]:
 
 
 def _cores() -> int:
+    """The cores that this process may use: those it is bound to, or the quota of its container."""
     try:
-        return len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on this system
-        return os.cpu_count() or 1
+        cores = os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(min(cores, int(quota) // int(period)), 1)
+    except (OSError, ValueError):  # no such file, or `max`
+        return cores
 
 
 def _checked_hash(path: Path, expected: str | None) -> str:

@@ -6,9 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TypeVar
 
 from socaity.exceptions import ConfigurationError
+
+from .profile_cache import default_cache_directory
 
 __all__ = ["ModelSettings", "Settings", "load_env_file", "read_model_settings", "read_settings"]
 
@@ -95,7 +98,7 @@ def read_model_settings(environ: Mapping[str, str] | None = None) -> ModelSettin
         rate_period=_seconds(env, "REQUESTS_PERIOD_SECONDS", 60.0),
         breaker_recovery=_seconds(env, "CIRCUIT_BREAKER_RECOVERY_TIMEOUT", None),
         allow_pickle=_flag(env, "SOCAITY_ALLOW_PICKLE"),
-        cache=env.get("SOCAITY_CACHE") or None,
+        cache=_text_or_none(default_cache_directory(env)),
     )
 
 
@@ -104,6 +107,10 @@ def load_env_file(path: str | os.PathLike[str] = ".env") -> bool:
     from dotenv import load_dotenv
 
     return load_dotenv(path, override=False)
+
+
+def _text_or_none(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _flag(env: Mapping[str, str], name: str) -> bool:

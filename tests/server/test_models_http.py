@@ -128,6 +128,15 @@ async def test_text_integers_and_several_outputs(router: SocaityRouter, client: 
     assert answer.json()["predictions"] == {"length": 1, "upper": "B"}
 
 
+async def test_outputs_have_the_declared_dtype(router: SocaityRouter, client: httpx.AsyncClient) -> None:
+    for name, output in (("named", "y"), ("only", "")):
+        config = ModelConfig(outputs=(TensorSpec(output, "int64", (None, 2)),))
+        router.add_model(Scaler(), name=name, config=config)
+        for path in ("predict", "predict_batched"):
+            answer = await client.post(f"/{path}/{name}", json={"features": [[1, 2]]})
+            assert answer.text.endswith('"predictions":[[2,4]]}')
+
+
 # What is refused
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from socaity.exceptions import ConfigurationError
 
 from .base import DEFAULT_OPTIONS, Runtime, RuntimeOptions, TensorSpec
-from .specs import as_outputs, check_arguments, check_hash, merged, model_file, of_type
+from .specs import LOADING, as_outputs, check_arguments, check_pickle, merged, model_file, of_type
 
 __all__ = ["JoblibRuntime"]
 
@@ -70,17 +70,12 @@ def _load(file: Path, options: RuntimeOptions) -> tuple[Any, tuple[str, ...]]:
     """The object in the file, and what is to be said about it."""
     with file.open("rb") as stream:
         # Hashed and read through one open file: nobody can put another in its place between the two.
-        found = check_hash(file, stream, options.sha256)
-        if options.sha256 is None and not options.allow_pickle:
-            raise ConfigurationError(
-                f"{str(file)!r} is a pickle, and a pickle runs code while it is loaded. If you trust it, say so: "
-                f"put `sha256: {found}` into its model_config.yaml, or allow all pickles with --allow-pickle."
-            )
+        check_pickle(file, stream, options, "a pickle")
         try:
             joblib = importlib.import_module("joblib")
         except ImportError as exc:
             raise ConfigurationError("Pickled models need joblib: pip install 'socaity[sklearn]'") from exc
-        with warnings.catch_warnings(record=True) as caught:
+        with LOADING, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
                 model = joblib.load(stream)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,8 +25,6 @@ __all__ = [
     "load_runtime",
 ]
 
-_logger = logging.getLogger(__name__)
-
 MODEL_SUFFIXES: Mapping[str, str] = MappingProxyType(
     {
         ".onnx": "onnx",
@@ -49,6 +46,7 @@ _ENGINES = {
     "torch": ("torch", "TorchRuntime"),
 }
 BACKENDS = tuple(_ENGINES)
+_PICKLES = ("joblib", "torch")
 ALIASES: Mapping[str, str] = MappingProxyType(
     {"sklearn": "joblib", "scikit-learn": "joblib", "onnxruntime": "onnx", "pytorch": "torch"}
 )
@@ -87,7 +85,9 @@ def engine_of(backend: str) -> type[Runtime]:
 
 def load_here(path: str | os.PathLike[str], backend: str, options: RuntimeOptions) -> Runtime:
     """Load a model into this process."""
-    if options.sha256 is not None and backend != "joblib":  # joblib compares the very file that it then reads
+    if (
+        options.sha256 is not None and backend not in _PICKLES
+    ):  # those compare the very file that they then read
         file = model_file(path, options)
         with file.open("rb") as stream:
             check_hash(file, stream, options.sha256)
@@ -117,13 +117,8 @@ def load_runtime(
     name = backend_of(path, backend)
     if execution is None:
         execution = "process" if engine_of(name).holds_gil else "thread"
-    runtime: Runtime
     if execution == "process":
         from .process import ProcessRuntime
 
-        runtime = ProcessRuntime(path, options, backend=name, instances=instances, retry=retry)
-    else:
-        runtime = load_here(path, name, options)
-    for warning in runtime.warnings:
-        _logger.warning("%s: %s", Path(path).name, warning)
-    return runtime
+        return ProcessRuntime(path, options, backend=name, instances=instances, retry=retry)
+    return load_here(path, name, options)

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import os
 import re
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,9 +19,11 @@ from socaity.exceptions import ConfigurationError
 from .base import RuntimeOptions, TensorSpec
 
 __all__ = [
+    "LOADING",
     "as_outputs",
     "check_arguments",
     "check_hash",
+    "check_pickle",
     "cuda_index",
     "is_batched",
     "merged",
@@ -28,6 +31,9 @@ __all__ = [
     "nearest",
     "of_type",
 ]
+
+LOADING = threading.Lock()
+"""Held while a model is loaded whose warnings are caught: the filters of `warnings` belong to the whole process."""
 
 _CHUNK = 2**20
 _DEVICE = re.compile(r"cpu|cuda(?::(\d+))?")
@@ -58,6 +64,16 @@ def check_hash(file: Path, stream: Any, expected: str | None) -> str:
             "damaged. Get the right file, or configure its hash if you trust it."
         )
     return found
+
+
+def check_pickle(file: Path, stream: Any, options: RuntimeOptions, kind: str) -> None:
+    """Refuse a file that may run code while it is loaded, unless it is allowed to or has the configured hash."""
+    found = check_hash(file, stream, options.sha256)
+    if options.sha256 is None and not options.allow_pickle:
+        raise ConfigurationError(
+            f"{str(file)!r} is {kind}, which can run code while it is loaded. If you trust it, say so: put "
+            f"`sha256: {found}` into its model_config.yaml, or allow all such files with --allow-pickle."
+        )
 
 
 def cuda_index(device: str | None, file: Path) -> int | None:
