@@ -48,9 +48,10 @@ class Browser:
     """One Chromium with a profile of its own, which ends with the block."""
 
     def __init__(self) -> None:
+        executable = find_browser()
         self._profile = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
-            [find_browser(), *_FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"],
+            [executable, *_FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

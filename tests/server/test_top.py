@@ -29,6 +29,13 @@ from tests.server.live_doubles import FakeDataPlane, FakeDirect, FakeStatus
 from .conftest import SOON
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+# Ctrl-C is ignored in what a shell starts in the background, and by all that is started there.
+PROGRAM = """
+import signal, sys
+from socaity_server.top import top
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(top(sys.argv[1:]))
+"""
 BEGIN, END = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 
 
@@ -231,9 +238,8 @@ class Terminal:
         self._master, slave = pty.openpty()
         self._slave = slave
         self.resize(columns, rows)
-        code = "import sys; from socaity_server.top import top; sys.exit(top(sys.argv[1:]))"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments],
+            [sys.executable, "-c", PROGRAM, *arguments],
             stdin=slave,
             stdout=slave,
             stderr=subprocess.PIPE,
@@ -343,8 +349,7 @@ def test_terminal_comes_back_after_the_server_was_restarted(
 
 
 def test_stream_of_json_ends_quietly_with_its_reader(service: LiveService, dataplane: FakeDataPlane) -> None:
-    code = "import sys; from socaity_server.top import top; sys.exit(top(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, service.url, "--json"]
+    command = [sys.executable, "-c", PROGRAM, service.url, "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
