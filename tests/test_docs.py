@@ -53,3 +53,9 @@ def test_python_snippets_compile(page: Path) -> None:
         if match["language"] in {"python", "py"}:
             code = textwrap.dedent(match["body"])
             compile(code, page_id(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST)
+
+
+def test_every_metric_is_documented() -> None:
+    from socaity_server.metrics import metric_table
+
+    assert metric_table() in (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")

@@ -14,6 +14,7 @@ import numpy as np
 from socaity.exceptions import ConfigurationError
 
 from .base import DEFAULT_OPTIONS, Runtime, RuntimeOptions, TensorSpec
+from .forest import quick_forest
 from .specs import LOADING, as_outputs, check_arguments, check_pickle, merged, model_file, of_type
 
 __all__ = ["JoblibRuntime"]
@@ -44,7 +45,8 @@ class JoblibRuntime(Runtime):
         model, self.warnings = _load(file, options)
         _limit_threads(model, options.threads)
         method = options.arguments.get("method")
-        self._call: Callable[..., Any] | None = _callable(model, method, file)
+        call = _callable(model, method, file)
+        self._call: Callable[..., Any] | None = quick_forest(model, str(method or "predict")) or call
         self.name = _name_of(model)
         self.inputs = _inputs(model, options, file)
         self.outputs = _outputs(model, str(method or "predict"), options, file)
