@@ -115,16 +115,24 @@ def _status(dataplane: DataPlane, models: list[dict[str, Any]]) -> str:
     """Ready means: every model that is not broken for good can be called."""
     if not dataplane.is_ready:
         return "draining" if dataplane.is_closing else "starting"
+    stuck: set[str] = set()
     for model in models:
         direct = dataplane.direct_routes().get(model["name"])
-        if direct is not None and direct.breaker is not None:
+        if direct is None:
+            continue
+        if direct.breaker is not None:
             model["circuit_breaker"] = direct.breaker.state
+        if direct.batcher.is_stuck:
+            model["reason"] = f"every instance runs for more than {direct.timeout:g} s"
+            stuck.add(model["name"])
     if any(model["state"] == "loading" for model in models):
         return "loading"
     usable = [
         model
         for model in models
-        if model["state"] == "ready" and model["circuit_breaker"] in (None, "closed", "half_open")
+        if model["state"] == "ready"
+        and model["circuit_breaker"] in (None, "closed", "half_open")
+        and model["name"] not in stuck
     ]
     if len(usable) == len([model for model in models if model["state"] != "unloaded"]):
         return "healthy"

@@ -286,6 +286,24 @@ async def test_timeout_of_the_configuration_is_an_answer(
     scaler.gate.release(2)
 
 
+async def test_model_that_hangs_makes_the_service_unready(
+    router: SocaityRouter, client: httpx.AsyncClient
+) -> None:
+    scaler = Scaler()
+    scaler.gate = threading.Semaphore(0)
+    router.add_model(scaler, name="slow", config=ModelConfig(timeout=0.02))
+    assert (await client.post("/predict/slow", json={"x": [1, 2]})).status_code == 504
+    while (health := await client.get("/health")).status_code == 200:
+        await asyncio.sleep(0)
+    assert health.json()["status"] == "broken"
+    assert "every instance runs" in health.json()["models"]["slow"]["reason"]
+    waiting = asyncio.create_task(client.post("/predict/slow", json={"x": [1, 2]}))
+    scaler.gate.release(8)
+    await waiting
+    while (await client.get("/health")).status_code != 200:
+        await asyncio.sleep(0)
+
+
 # The waterfall
 
 

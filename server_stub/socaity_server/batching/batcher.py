@@ -488,9 +488,11 @@ class Batcher:
                 elif end <= now:
                     given_up.append(ticket)
                 else:
-                    earliest = min(earliest, ticket.deadline, end)
+                    earliest = min(earliest, ticket.deadline)
             if end <= now:
                 self._give_up_on(instance, now)
+            elif not instance.is_given_up:
+                earliest = min(earliest, end)
         self._sweep_at = math.inf
         if earliest != math.inf and not self._closed:
             self._sweep_no_later_than(max(earliest, now + _SWEEP_INTERVAL))
@@ -516,12 +518,12 @@ class Batcher:
     def _check_time(self, rows: int, allowed: float, now: float) -> None:
         """Raises ServerError where the answer would come later than `allowed` seconds from now."""
         most = (self._waiting.rows + rows) * self._row_seconds + self._batch_seconds
-        if most <= allowed and not self._is_stuck:
+        if most <= allowed and not self.is_stuck:
             return
         residual, overdue = self._residual(now)
         state = (residual, rows, self.cost, self.instance_count, self.rush_batch_size)
         # A batch that runs for longer than usual has made the measurement stale: then at least as long again.
-        wait = max(predicted_wait(self._waiting.rows, *state), overdue if self._is_stuck else 0.0)
+        wait = max(predicted_wait(self._waiting.rows, *state), overdue if self.is_stuck else 0.0)
         if wait <= allowed:
             return
         self.statistics.failures["rejected"] += 1
@@ -531,11 +533,12 @@ class Batcher:
             "send fewer calls at once, or allow more time.",
             status=503,
             code="too_late",
-            retry_after=max(later, overdue if self._is_stuck else 0.0, 0.001),
+            retry_after=max(later, overdue if self.is_stuck else 0.0, 0.001),
         )
 
     @property
-    def _is_stuck(self) -> bool:
+    def is_stuck(self) -> bool:
+        """Every instance runs a batch that was given up."""
         return bool(self._given_up) and len(self._given_up) == self.instance_count
 
     def _residual(self, now: float) -> tuple[float, float]:
