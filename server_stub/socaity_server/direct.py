@@ -40,6 +40,8 @@ _QUEUE_ROWS = 65536
 _QUEUE_BYTES = 2**30
 _PATIENCE = 1.0
 _PATIENCE_BATCHES = 10
+_NEARLY = 0.9
+"""The batch was handed over a little before the runtime got it."""
 _SLOWEST = 10
 """A model may take so many times what a batch usually takes before it is given up, where no `timeout` is set."""
 
@@ -183,9 +185,14 @@ class DirectRoute:
             statistics=self.statistics,
             cost=cost,
             on_batch=self._on_batch,
-            interrupt=getattr(runtime, "interrupt", None),
+            interrupt=self._interrupt,
             name=route.name,
         )
+
+    def _interrupt(self) -> None:
+        """A batch runs for longer than it may: what can be ended is ended."""
+        assert self.model is not None
+        self.model.runtime.interrupt(longer_than=_NEARLY * self.timeout)
 
     def _on_batch(self, succeeded: int, failed: int, seconds: float, usual: float) -> None:
         breaker = self.breaker

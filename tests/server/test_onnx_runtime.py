@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from socaity.exceptions import ConfigurationError
+from socaity.exceptions import ConfigurationError, JobFailed
 from socaity_server.runtimes.base import RuntimeOptions, TensorSpec
 from socaity_server.runtimes.onnx import ONNXRuntime
 
@@ -193,3 +193,50 @@ def test_one_model_runs_on_several_threads_at_once() -> None:
         runtime.run({"x": np.full((1, 64), pixel, np.float32)})["probabilities"][0].tolist()
         for pixel in range(4)
     ]
+
+
+def test_long_run_is_ended_by_interrupt_and_a_short_one_is_not(tmp_path: Path) -> None:
+    """A loop that would take hours."""
+    number = onnx.helper.make_tensor_value_info
+    body = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Identity", ["go"], ["on"]),
+            onnx.helper.make_node("Add", ["sum", "sum"], ["more"]),
+        ],
+        "body",
+        [
+            number("i", onnx.TensorProto.INT64, []),
+            number("go", onnx.TensorProto.BOOL, []),
+            number("sum", onnx.TensorProto.FLOAT, [None]),
+        ],
+        [number("on", onnx.TensorProto.BOOL, []), number("more", onnx.TensorProto.FLOAT, [None])],
+    )
+    loop = onnx.helper.make_node("Loop", ["count", "", "x"], ["y"], body=body)
+    graph = onnx.helper.make_graph(
+        [loop],
+        "forever",
+        [number("count", onnx.TensorProto.INT64, []), number("x", onnx.TensorProto.FLOAT, [None])],
+        [number("y", onnx.TensorProto.FLOAT, [None])],
+    )
+    file = tmp_path / "forever.onnx"
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    file.write_bytes(model.SerializeToString())
+    runtime = ONNXRuntime(file)
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            runtime.run({"count": np.array(2**62), "x": np.ones(2, np.float32)})
+        except JobFailed as exc:
+            failed.append(exc)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert runtime.interrupt(longer_than=3600.0) == 0
+    while not runtime.interrupt():
+        assert thread.is_alive()
+    thread.join(10.0)
+    assert len(failed) == 1
+    assert runtime.interrupt() == 0
+    outputs = runtime.run({"count": np.array(3), "x": np.ones(2, np.float32)})
+    assert outputs["y"].tolist() == [8.0, 8.0]

@@ -72,7 +72,7 @@ class Batcher:
         cost: CostModel | None = None,
         on_batch: Callable[[int, int, float, float], None] | None = None,
         after_batch: Callable[[], None] | None = None,
-        interrupt: Callable[[], None] | None = None,
+        interrupt: Callable[[], object] | None = None,
     ) -> None:
         _check("instances", instances, 1)
         _check("queue_rows", queue_rows, 1)

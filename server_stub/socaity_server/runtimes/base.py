@@ -87,5 +87,12 @@ class Runtime(ABC):
         has as many rows as the inputs, in their order.
         """
 
+    def interrupt(self, *, longer_than: float = 0.0) -> int:
+        """End the runs that take longer than `longer_than` seconds, where the engine can: they raise. Returns how many.
+
+        Called on any thread. A run that goes on all the same keeps its instance.
+        """
+        return 0
+
     def close(self) -> None:  # noqa: B027 - most engines have nothing to give back
         """Give back what the model holds. No `run` is under way or comes later; a second call does nothing."""

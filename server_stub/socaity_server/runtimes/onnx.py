@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,18 +86,33 @@ class ONNXRuntime(Runtime):
         self.batched = is_batched(self.inputs, self.outputs)
         self._output_names = [spec.name for spec in self.outputs]
         self._session: Any = session
+        self._new_run: Any = engine.RunOptions
+        self._running: dict[Any, float] = {}
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """The outputs for `inputs`; raises JobFailed where the engine fails, whose text holds no value of an input."""
         session = self._session
         if session is None:
             raise RuntimeError("The model is closed.")
+        options = self._new_run()
+        started = time.monotonic()
+        self._running[options] = started
         try:
-            values = session.run(self._output_names, inputs)
+            values = session.run(self._output_names, inputs, options)
         except Exception as exc:  # the engine's errors share no base class
             # `from None`: the engine's own text may hold values of the input.
             raise JobFailed(_without_values(exc), error_type=type(exc).__name__) from None
+        finally:
+            del self._running[options]
         return dict(zip(self._output_names, values, strict=True))
+
+    def interrupt(self, *, longer_than: float = 0.0) -> int:
+        """End the runs that take longer than `longer_than` seconds: they fail. Returns how many. For any thread."""
+        since = time.monotonic() - longer_than
+        hanging = [options for options, started in self._running.copy().items() if started <= since]
+        for options in hanging:
+            options.terminate = True
+        return len(hanging)
 
     def close(self) -> None:
         """Free the model."""

@@ -110,14 +110,18 @@ class ProcessRuntime(Runtime):
                 self._give_back(worker, worked=True)
                 return outputs
 
-    def interrupt(self) -> int:
-        """Kill the workers that run a batch now, as of a model that hangs; those batches fail with WorkerDied and are not
-        run again. Returns how many. For any thread."""
+    def interrupt(self, *, longer_than: float = 0.0) -> int:
+        """Kill the workers that run a batch for more than `longer_than` seconds, as of a model that hangs.
+
+        Those batches fail with WorkerDied and are not run again. Returns how many. For any thread.
+        """
+        since = time.monotonic() - longer_than
         with self._changed:
-            for worker in self._busy:
+            hanging = [worker for worker in self._busy if worker.busy_since <= since]
+            for worker in hanging:
                 worker.is_interrupted = True
                 worker.kill()
-            return len(self._busy)
+            return len(hanging)
 
     def close(self) -> None:
         """End the workers: free ones by themselves, within seconds, others at once."""
@@ -194,6 +198,7 @@ class ProcessRuntime(Runtime):
                 self._changed.wait(_LOOK_INTERVAL)
             self._check_open()
             worker = self._idle.pop()  # the last one used: its memory is in the caches
+            worker.busy_since = time.monotonic()
             self._busy.add(worker)
             return worker
 
