@@ -55,7 +55,9 @@ def main() -> int:
         "names", nargs="*", metavar="NAMES", help=f"some of: {', '.join(every)} (default: {', '.join(ROWS)})"
     )
     parser.add_argument(
-        "--peers", action="store_true", help="the comparisons with other model servers, instead of the default"
+        "--peers",
+        action="store_true",
+        help="the comparisons with other model servers, instead of the default",
     )
     parser.add_argument("--quick", action="store_true", help="5 s of overload instead of 30 s")
     parser.add_argument(
