@@ -11,19 +11,29 @@ import asyncio
 import logging
 import math
 import time
-from bisect import bisect_left
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
-from socaity.exceptions import InvalidInputError, ServerError, SocaityError
+from socaity.exceptions import SocaityError
 
 from ..statistics import ModelStatistics
 from .admission import predicted_wait, retry_after
 from .cost import CostModel
 from .instance import Instance
+from .outcomes import Outcomes
 from .padding import Padding
 from .patience import Patience
 from .policy import WaitingRoom
-from .ticket import Arrays, OnDone, Part, Piece, SplitTicket, Ticket, bucket_key
+from .refusals import (
+    expired,
+    full,
+    internal,
+    is_callers_fault,
+    never_fits,
+    too_late,
+    too_slow,
+    unavailable,
+)
+from .ticket import Arrays, OnDone, Part, SplitTicket, Ticket, bucket_key
 
 __all__ = ["Batcher", "Ticket"]
 
@@ -92,6 +102,7 @@ class Batcher:
         self._replay = replay
         self._inline = inline
         self._padding = padding
+        self._outcomes = Outcomes(name, self.statistics, padding)
         self._on_batch = on_batch
         self._interrupt = interrupt
         self._waiting: WaitingRoom[Ticket] = WaitingRoom(self.rush_batch_size, preferred=preferred_sizes)
@@ -170,7 +181,7 @@ class Batcher:
         """
         loop = self._loop or self._start()
         if self._closed:
-            raise self._unavailable()
+            raise unavailable(self.name)
         waiting = self._waiting
         size = 0
         for array in inputs.values():
@@ -213,7 +224,7 @@ class Batcher:
 
     def ended(self, ticket: Ticket, error: BaseException | None) -> None:
         """Called by a ticket in pieces that has its outcome."""
-        self._count_call(ticket, error, time.monotonic())
+        self._outcomes.count(ticket, error)
 
     def seconds_to_drain(self) -> float:
         """When all that runs and waits now will be done, by the measured service time.
@@ -245,7 +256,7 @@ class Batcher:
             if timer is not None:
                 timer.cancel()
         self._timer = self._sweep_timer = None
-        self._fail(self._waiting.take_all(), self._unavailable())
+        self._fail(self._waiting.take_all(), unavailable(self.name))
         for instance in self._instances:
             instance.stop()
         try:
@@ -260,7 +271,7 @@ class Batcher:
             if instance.stopped.is_set():
                 instance.join()
             elif instance.batch:
-                self._fail(instance.batch, self._unavailable())
+                self._fail(instance.batch, unavailable(self.name))
 
     # Batches
 
@@ -300,7 +311,7 @@ class Batcher:
             self._dispatch_batches()
         except Exception as exc:  # the edge of the loop: callers must not wait for ever for a mistake of ours
             _logger.exception("The batcher of the model %s failed; the calls that waited fail.", self.name)
-            self._fail(self._waiting.take_all(), _internal(self.name, exc))
+            self._fail(self._waiting.take_all(), internal(self.name, exc))
 
     def _dispatch_batches(self) -> None:
         loop, waiting = self._loop, self._waiting
@@ -340,7 +351,7 @@ class Batcher:
             return
 
     def _without_expired(self, batch: list[Ticket], now: float) -> list[Ticket]:
-        self._fail([ticket for ticket in batch if ticket.deadline <= now], _expired(self.name))
+        self._fail([ticket for ticket in batch if ticket.deadline <= now], expired(self.name))
         return [ticket for ticket in batch if ticket.deadline > now]
 
     def _note_start(self, batch: list[Ticket], now: float) -> None:
@@ -371,7 +382,7 @@ class Batcher:
         usual = self.cost.seconds(rows)
         failed = 0
         for part in parts:
-            if part.error is not None and not _is_callers_fault(part.error):
+            if part.error is not None and not is_callers_fault(part.error):
                 failed += len(part.tickets)
         if not failed:
             self.cost.observe(rows, seconds)
@@ -390,46 +401,10 @@ class Batcher:
         self._row_seconds = self.cost.seconds(1)
         self._batch_seconds = self.cost.seconds(self.rush_batch_size)
 
-    def _deliver(self, parts: Iterable[Part]) -> None:
+    def _deliver(self, parts: list[Part]) -> None:
         now = time.monotonic()
-        parts = list(parts)
         self._patience.answered(sum([part.rows for part in parts]), now)
-        for part in parts:
-            outputs, error = part.outputs, part.error
-            items = list(outputs.items()) if outputs is not None else []
-            started, queued, start = part.started, 0.0, 0
-            latency = self.statistics.latency
-            counts, bounds = latency.counts, latency.bounds
-            for ticket in part.tickets:
-                end = start + ticket.rows
-                on_done = ticket.on_done
-                if on_done is not None:
-                    ticket.on_done = None
-                    ticket.part = part
-                    took = now - ticket.arrived
-                    queued += started - ticket.arrived
-                    if error is not None:
-                        if type(ticket) is not Piece:
-                            self._count_call(ticket, error, now)
-                    elif type(ticket) is not Piece:
-                        self.statistics.succeeded += 1
-                        latency.sum += took
-                        latency.count += 1
-                        counts[bisect_left(bounds, took)] += 1
-                    try:
-                        if error is not None:
-                            on_done(None, error)
-                        elif self._padding is None:
-                            on_done({name: array[start:end] for name, array in items}, None)
-                        else:
-                            cut = self._padding.cut
-                            on_done(
-                                {name: cut(name, array[start:end], ticket) for name, array in items}, None
-                            )
-                    except Exception:  # one caller's mistake must not reach the others
-                        _logger.exception("A callback for a result of the model %s raised.", self.name)
-                start = end
-            self.statistics.queue_seconds += queued
+        self._outcomes.deliver(parts, now)
         if self.after_batch is not None:
             try:
                 self.after_batch()
@@ -440,14 +415,6 @@ class Batcher:
     def _tell_if_idle(self) -> None:
         if self._idle is not None and self.is_idle:
             self._idle.set()
-
-    def _count_call(self, ticket: Ticket, error: BaseException | None, now: float) -> None:
-        statistics = self.statistics
-        statistics.latency.observe(now - ticket.arrived)
-        if error is None:
-            statistics.succeeded += 1
-        else:
-            statistics.failures[_reason(error)] += 1
 
     def _fail(self, tickets: Sequence[Ticket], error: SocaityError) -> None:
         if tickets:
@@ -473,7 +440,7 @@ class Batcher:
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
             self._sweep_timer = None
-        expired = self._waiting.take_expired(now)
+        late = self._waiting.take_expired(now)
         earliest = min((ticket.deadline for ticket in self._waiting), default=math.inf)
         given_up: list[Ticket] = []
         for instance in self._instances:
@@ -484,7 +451,7 @@ class Batcher:
                 if ticket.on_done is None:
                     continue
                 if ticket.deadline <= now:
-                    expired.append(ticket)
+                    late.append(ticket)
                 elif end <= now:
                     given_up.append(ticket)
                 else:
@@ -496,8 +463,8 @@ class Batcher:
         self._sweep_at = math.inf
         if earliest != math.inf and not self._closed:
             self._sweep_no_later_than(max(earliest, now + _SWEEP_INTERVAL))
-        self._fail(expired, _expired(self.name))
-        self._fail(given_up, _too_slow(self.name, self._run_timeout))
+        self._fail(late, expired(self.name))
+        self._fail(given_up, too_slow(self.name, self._run_timeout))
 
     def _give_up_on(self, instance: Instance, now: float) -> None:
         if instance.is_given_up:
@@ -528,13 +495,7 @@ class Batcher:
             return
         self.statistics.failures["rejected"] += 1
         later = retry_after(self._waiting.rows, *state, allowed=allowed)
-        raise ServerError(
-            f"The model {self.name!r} could answer in about {wait:.2g} s, and the call may take {max(allowed, 0.0):.2g} s; "
-            "send fewer calls at once, or allow more time.",
-            status=503,
-            code="too_late",
-            retry_after=max(later, overdue if self.is_stuck else 0.0, 0.001),
-        )
+        raise too_late(self.name, wait, allowed, max(later, overdue if self.is_stuck else 0.0))
 
     @property
     def is_stuck(self) -> bool:
@@ -554,33 +515,14 @@ class Batcher:
 
     def _refusal(self, rows: int, size: int) -> Exception:
         if rows > self.queue_rows:
-            return InvalidInputError(
-                f"A call of {rows} rows can never be queued (at most {self.queue_rows}); send fewer rows at once.",
-                status=413,
-                code="too_many_rows",
-            )
+            return never_fits(f"{rows} rows", self.queue_rows, "too_many_rows")
         if size > self.queue_bytes:
-            return InvalidInputError(
-                f"A call of {size} bytes can never be queued (at most {self.queue_bytes}); send fewer rows at once.",
-                status=413,
-                code="too_large",
-            )
-        full = f"{self.depth} of {self.queue_rows} rows"
+            return never_fits(f"{size} bytes", self.queue_bytes, "too_large")
+        what = f"{self.depth} of {self.queue_rows} rows"
         if self._waiting.rows + rows <= self.queue_rows:
-            full = f"{self.queued_bytes} of {self.queue_bytes} bytes"
-        return ServerError(
-            f"The queue of the model {self.name!r} is full: {full} wait.",
-            status=503,
-            code="queue_full",
-            retry_after=self.seconds_to_drain()
-            if self.cost.is_measured
-            else max(_UNMEASURED_RETRY, self.seconds_to_drain()),
-        )
-
-    def _unavailable(self) -> ServerError:
-        return ServerError(
-            f"The model {self.name!r} is being unloaded.", status=503, code="unavailable", retry_after=1.0
-        )
+            what = f"{self.queued_bytes} of {self.queue_bytes} bytes"
+        wait = self.seconds_to_drain()
+        return full(self.name, what, wait if self.cost.is_measured else max(_UNMEASURED_RETRY, wait))
 
     def __iter__(self) -> Iterator[Ticket]:
         """The calls that wait."""
@@ -590,38 +532,3 @@ class Batcher:
 def _check(name: str, value: float, least: int) -> None:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}.")
-
-
-def _is_callers_fault(error: BaseException) -> bool:
-    return isinstance(error, SocaityError) and 400 <= getattr(error, "status", 500) < 500
-
-
-def _reason(error: BaseException) -> str:
-    code = getattr(error, "code", None)
-    if code == "deadline_exceeded":
-        return "expired"
-    if code in ("unavailable", "queue_full", "too_late"):
-        return "rejected"
-    return "invalid" if _is_callers_fault(error) else "model"
-
-
-def _expired(name: str) -> ServerError:
-    return ServerError(
-        f"The time that the call of the model {name!r} was allowed to take is over.",
-        status=504,
-        code="deadline_exceeded",
-    )
-
-
-def _too_slow(name: str, seconds: float) -> ServerError:
-    return ServerError(
-        f"The model {name!r} ran for more than {seconds:g} s; set a longer `timeout` if that is usual for it.",
-        status=504,
-        code="timeout",
-    )
-
-
-def _internal(name: str, exc: Exception) -> ServerError:
-    error = ServerError(f"The batcher of the model {name!r} failed: {type(exc).__name__}.", code="internal")
-    error.__cause__ = exc
-    return error
