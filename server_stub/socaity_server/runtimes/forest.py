@@ -43,11 +43,21 @@ def quick_forest(model: Any, method: str) -> _Call | None:
     except (AttributeError, TypeError, ValueError):  # its trees are not what they were
         return None
 
+    width = model.n_features_in_
+
     def call(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        # Whether the trees know what to do with a missing value, the usual way has to find out.
-        if len(rows) > _MANY_ROWS or np.isnan(rows).any():
+        # The trees read what they are given without a look at its shape: beyond the end of rows that are too short. The usual
+        # way refuses those, and what is no number or infinite, and knows whether a missing value is allowed.
+        if (
+            rows.ndim != 2
+            or rows.shape[1] != width
+            or len(rows) > _MANY_ROWS
+            or rows.dtype.kind not in "biuf"
+        ):
             return usual(rows)
-        return quick(rows)
+        with np.errstate(over="ignore"):
+            small = np.ascontiguousarray(rows, np.float32)
+        return quick(small) if np.isfinite(small).all() else usual(rows)
 
     return call
 

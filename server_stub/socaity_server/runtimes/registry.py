@@ -85,9 +85,8 @@ def engine_of(backend: str) -> type[Runtime]:
 
 def load_here(path: str | os.PathLike[str], backend: str, options: RuntimeOptions) -> Runtime:
     """Load a model into this process."""
-    if (
-        options.sha256 is not None and backend not in _PICKLES
-    ):  # those compare the very file that they then read
+    # Engines that may run code of the file compare the very file that they then read.
+    if options.sha256 is not None and backend not in _PICKLES:
         file = model_file(path, options)
         with file.open("rb") as stream:
             check_hash(file, stream, options.sha256)

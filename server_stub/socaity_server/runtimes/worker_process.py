@@ -53,8 +53,9 @@ class WorkerProcess:
     def __init__(self, file: Path, backend: str, options: RuntimeOptions) -> None:
         self.file = file
         self.is_interrupted = False
-        self.busy_since = 0.0
         """It was killed on purpose."""
+        self.busy_since = 0.0
+        """When it was given its last batch."""
         self._requests, self._responses = SharedArea.create(), SharedArea.create()
         ours, theirs = socket.socketpair()
         self._connection = Connection(ours)
