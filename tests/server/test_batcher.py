@@ -779,6 +779,34 @@ def test_calls_of_different_length_run_together_filled_up_and_are_cut_again() ->
     run_with_deadline(main)
 
 
+def test_texts_of_about_the_same_length_go_together_as_they_are() -> None:
+    async def main() -> None:
+        seen: list[list[str]] = []
+        done = asyncio.Event()
+        answers: list[Any] = []
+
+        def model(inputs: Arrays) -> Arrays:
+            seen.append(inputs["text"].tolist())
+            return {"y": np.array([len(text) for text in seen[-1]])}
+
+        def on_done(outputs: Arrays | None, error: BaseException | None) -> None:
+            assert outputs is not None, error
+            answers.append(outputs["y"].tolist())
+            if len(answers) == 4:
+                done.set()
+
+        padding = Padding(PadConfig(inputs=("text",)))
+        batcher = Batcher(model, max_batch_size=8, padding=padding, name="m")
+        for length in (20, 500, 22, 490):
+            batcher.submit({"text": np.array(["x" * length], object)}, 1, on_done)
+        await within_deadline(asyncio.ensure_future(done.wait()))
+        assert [[len(text) for text in batch] for batch in seen] == [[20, 22], [500, 490]]
+        assert answers == [[20], [22], [500], [490]]
+        await batcher.aclose()
+
+    run_with_deadline(main)
+
+
 @given(st.integers(1, 5000), st.integers(1, 5000), st.floats(0.05, 0.9))
 def test_calls_that_share_a_batch_differ_no_more_than_allowed(one: int, other: int, waste: float) -> None:
     padding = Padding(PadConfig(waste=waste))

@@ -22,6 +22,8 @@ class Padding:
     """Fills up along one axis. Calls go together when the least size that fits is the same one, so that at most the share
     `waste` of a batch is filling; without sizes of their own they are made so.
 
+    Text is not filled up, which its model does itself: calls whose texts are of about the same length go together.
+
     With sizes in the configuration a batch always has one of them (engines that were compiled for fixed shapes); else only the
     length of its longest call.
     """
@@ -51,7 +53,7 @@ class Padding:
         """The inputs of one batch."""
         lengths = [self._length(ticket.inputs) for ticket in tickets]
         longest = max((length for length in lengths if length is not None), default=None)
-        if longest is None:
+        if longest is None or self._is_text(tickets[0].inputs):
             return _concatenated(tickets)
         if self._is_fixed:
             longest = self._size(longest)
@@ -78,9 +80,9 @@ class Padding:
 
     def cut(self, name: str, output: np.ndarray, ticket: Ticket) -> np.ndarray:
         """The rows of one call without what was filled up."""
-        length = self._length(ticket.inputs)
-        if length is None or name not in self._outputs or output.ndim <= self._axis:
+        if name not in self._outputs or output.ndim <= self._axis or self._is_text(ticket.inputs):
             return output
+        length = self._length(ticket.inputs)
         window = [slice(None)] * output.ndim
         window[self._axis] = slice(0, length)
         return output[tuple(window)]
@@ -90,6 +92,16 @@ class Padding:
 
     def _length(self, inputs: Arrays) -> int | None:
         """The length of the call; raises InvalidInputError where its inputs differ in it."""
+        if self._is_text(inputs):
+            return max(
+                (
+                    len(text)
+                    for name, array in inputs.items()
+                    if array.dtype == object and (not self._inputs or name in self._inputs)
+                    for text in array.flat
+                ),
+                default=0,
+            )
         found: int | None = None
         for name, array in inputs.items():
             if not self._applies(name, array):
@@ -102,6 +114,12 @@ class Padding:
                 )
             found = length
         return found
+
+    def _is_text(self, inputs: Arrays) -> bool:
+        return any(
+            array.dtype == object and (not self._inputs or name in self._inputs)
+            for name, array in inputs.items()
+        )
 
     def _open_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         axis = self._axis - 1
