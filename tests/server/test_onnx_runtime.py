@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -155,6 +156,67 @@ def test_missing_extra_gives_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'socaity\[onnx\]'"):
         ONNXRuntime(DIGITS / "digits.onnx")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (RuntimeOptions(device="gpu"), r"digits\.onnx' is cpu, cuda or cuda:N"),
+        (RuntimeOptions(device="cuda:1"), r"digits\.onnx' is cuda:1, but .*pip install onnxruntime-gpu"),
+        (RuntimeOptions(arguments={"graph_optimization": "none"}), r"one of off, basic, extended, all"),
+        (
+            RuntimeOptions(arguments={"optimization": "all"}),
+            r"no argument 'optimization'.*'graph_optimization'",
+        ),
+        (
+            RuntimeOptions(inputs=(TensorSpec("y", None, None),)),
+            r"'y' is not in .*digits\.onnx'; its inputs: 'x'",
+        ),
+        (
+            RuntimeOptions(outputs=(TensorSpec("", "float64", None),)),
+            r"dtype float64, but the model has float32",
+        ),
+    ],
+)
+def test_option_that_the_model_cannot_have_is_refused(options: RuntimeOptions, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        ONNXRuntime(DIGITS / "digits.onnx", options)
+
+
+@pytest.mark.parametrize("level", ["off", "basic", "extended", "all"])
+def test_every_level_of_optimization_gives_the_same(level: str) -> None:
+    runtime = ONNXRuntime(
+        DIGITS / "digits.onnx", RuntimeOptions(device="cpu", arguments={"graph_optimization": level})
+    )
+    pixels = {"x": np.full((2, 64), 3, np.float32)}
+    expected = ONNXRuntime(DIGITS / "digits.onnx").run(pixels)["probabilities"]
+    np.testing.assert_allclose(runtime.run(pixels)["probabilities"], expected, atol=1e-6)
+
+
+def test_declared_shape_fills_free_axes(tmp_path: Path) -> None:
+    file = save_model(tmp_path / "m.onnx", inputs={"x": ("N", "M")}, output=("N", "M"))
+    runtime = ONNXRuntime(file, RuntimeOptions(inputs=(TensorSpec("x", "float32", (None, 7)),)))
+    assert runtime.inputs == (TensorSpec("x", "float32", (None, 7)),)
+    assert not ONNXRuntime(file, RuntimeOptions(inputs=(TensorSpec("x", None, (1, 7)),))).batched
+
+
+def test_failed_run_shows_no_value_of_the_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    helper, element = onnx.helper, onnx.TensorProto
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "i"], ["y"])],
+        "test",
+        [helper.make_tensor_value_info("i", element.INT64, ["N"])],
+        [helper.make_tensor_value_info("y", element.FLOAT, ["N"])],
+        [onnx.numpy_helper.from_array(np.zeros(3, np.float32), "table")],
+    )
+    file = tmp_path / "lookup.onnx"
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    file.write_bytes(model.SerializeToString())
+    with pytest.raises(JobFailed, match=r"Gather node.*out of data bounds") as caught:
+        ONNXRuntime(file).run({"i": np.array([987654])})
+    captured = capfd.readouterr()
+    shown = "".join(traceback.format_exception(caught.value)) + captured.out + captured.err
+    assert "987654" not in shown.replace("np.array([987654])", "")
 
 
 def test_no_threads_are_refused() -> None:

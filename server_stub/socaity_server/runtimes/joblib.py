@@ -45,11 +45,13 @@ class JoblibRuntime(Runtime):
         model, self.warnings = _load(file, options)
         _limit_threads(model, options.threads)
         method = options.arguments.get("method")
-        call = _callable(model, method, file)
-        self._call: Callable[..., Any] | None = quick_forest(model, str(method or "predict")) or call
+        if method is None and (hasattr(model, "predict") or not callable(model)):
+            method = "predict"
+        call = model if method is None else _method(model, method, file)
+        self._call: Callable[..., Any] | None = quick_forest(model, method or "") or call
         self.name = _name_of(model)
         self.inputs = _inputs(model, options, file)
-        self.outputs = _outputs(model, str(method or "predict"), options, file)
+        self.outputs = _outputs(model, method or "", options, file)
         self.batched = all(spec.shape is None or spec.shape[:1] == (None,) for spec in self.inputs)
         self._names = [spec.name for spec in self.outputs]
 
@@ -143,23 +145,18 @@ def _is_estimator(model: Any) -> bool:
     return hasattr(model, "get_params") and hasattr(model, "set_params") and not isinstance(model, type)
 
 
-def _callable(model: Any, method: Any, file: Path) -> Callable[..., Any]:
-    if method is None and not hasattr(model, "predict") and callable(model):
-        found: Any = model
-    else:
-        name = "predict" if method is None else method
-        if not isinstance(name, str) or name.startswith("_"):
-            raise ConfigurationError(f"The method of {str(file)!r} is a name such as predict, not {name!r}.")
-        found = getattr(model, name, None)
-        if not callable(found):
-            kind = type(model)
-            known = [one for one in _OUTPUT_NAMES if callable(getattr(model, one, None))]
-            has = f" It has {', '.join(known)}." if known else ""
-            raise ConfigurationError(
-                f"{str(file)!r} holds a {kind.__module__}.{kind.__qualname__}, which has no method {name!r}.{has}"
-            )
-    call: Callable[..., Any] = found
-    return call
+def _method(model: Any, name: Any, file: Path) -> Callable[..., Any]:
+    if not isinstance(name, str) or name.startswith("_"):
+        raise ConfigurationError(f"The method of {str(file)!r} is a name such as predict, not {name!r}.")
+    found: Callable[..., Any] | None = getattr(model, name, None)
+    if not callable(found):
+        kind = type(model)
+        known = [one for one in _OUTPUT_NAMES if callable(getattr(model, one, None))]
+        has = f" It has {', '.join(known)}." if known else ""
+        raise ConfigurationError(
+            f"{str(file)!r} holds a {kind.__module__}.{kind.__qualname__}, which has no method {name!r}.{has}"
+        )
+    return found
 
 
 def _inputs(model: Any, options: RuntimeOptions, file: Path) -> tuple[TensorSpec, ...]:

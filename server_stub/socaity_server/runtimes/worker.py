@@ -28,7 +28,7 @@ from .specs import of_type
 
 __all__ = ["main"]
 
-_GRACE = 5.0
+_GRACE = 1.0
 _LONGEST_TRACEBACK = 20_000
 _OURS = str(Path(__file__).parents[1])
 
