@@ -6,8 +6,9 @@ import dataclasses
 import json
 import math
 import statistics
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -38,10 +39,11 @@ _LONG = 0.05
 """A run that takes so many seconds needs neither a warm-up nor repetitions."""
 _FEWEST, _MOST = 3, 50
 _SHORTEST = 1e-9
+_SOON = 10.0
 _SHARE = 1 / 40
 """Of the budget, for one size."""
-_CONCURRENT = 0.03
-"""Seconds that instances run side by side at least, to be compared."""
+_CONCURRENT, _REPEATS = 0.03, 2
+"""Seconds, and batches, that instances run side by side at least, to be compared."""
 
 
 def tune(
@@ -118,6 +120,8 @@ class _Tuner:
         self._cores = max(cores, 1)
         self._threads = threads
         self._instances = instances
+        self._rows = 0
+        """Of the batches that instances are compared by: the same for all numbers of threads."""
         self.runtime: Runtime
 
     def run(self, first: Runtime) -> Profile:
@@ -178,19 +182,22 @@ class _Tuner:
             return seconds, dataclasses.replace(option, instances=count)
         if single < _QUICK and seconds[rows] < _LOOP_BOUND * rows:
             return seconds, option
-        return seconds, _better(self._side_by_side(runtime, option, rows, seconds[rows]) or [option])
+        return seconds, _better(self._side_by_side(runtime, option, seconds) or [option])
 
-    def _side_by_side(self, runtime: Runtime, option: _Option, rows: int, seconds: float) -> list[_Option]:
+    def _side_by_side(self, runtime: Runtime, option: _Option, seconds: Mapping[int, float]) -> list[_Option]:
         """The options with one instance and more, as they are when all of them run at once."""
         if self._instances is not None:
-            counts: Iterable[int] = (self._instances,)
+            counts: Sequence[int] = (self._instances,)
         elif runtime.device == "cpu":
             counts = _doublings(self._cores // option.threads)
         else:
             counts = (1, 2)  # two overlap the copies of one with the computation of the other
+        if not self._rows:
+            self._rows = self._bench.comparable_size(seconds, len(counts))
+        rows = min(self._rows, max(seconds))
         options: list[_Option] = []
         for count in counts:
-            throughput = self._bench.throughput(runtime, rows, seconds, count)
+            throughput = self._bench.throughput(runtime, rows, seconds[rows], count)
             if throughput is None:
                 break
             options.append(dataclasses.replace(option, instances=count, throughput=throughput))
@@ -312,19 +319,30 @@ class _Bench:
                     break
         return seconds
 
+    def comparable_size(self, seconds: Mapping[int, float], times: int) -> int:
+        """The largest useful size of which `throughput` can be measured `times` times, each with another number of instances."""
+        left = 0.8 * (self._share_end - self.now()) / times
+        most = _useful_size(seconds)
+        return max(
+            (n for n in seconds if n <= most and max(_REPEATS * seconds[n], _CONCURRENT) <= left), default=1
+        )
+
     def throughput(self, runtime: Runtime, rows: int, seconds: float, instances: int) -> float | None:
         """Rows per second of `instances` threads that run batches all the time. None: no time, or they fail.
 
         `seconds` is what one batch takes.
         """
-        times = max(2, math.ceil(_CONCURRENT / max(seconds, 1e-6)))
+        times = max(_REPEATS, math.ceil(_CONCURRENT / max(seconds, 1e-6)))
         if self.now() + times * seconds > self._share_end:
             return None
         inputs = self._example(runtime, rows)
         if inputs is None:
             return None
 
+        together = threading.Barrier(instances)
+
         def work(_: int) -> None:
+            together.wait(_SOON)
             for _ in range(times):
                 runtime.run(inputs)
 
@@ -342,8 +360,8 @@ class _Bench:
         slice_end = min(end, self.now() + self._budget * _SHARE)
         took, outputs = self._timed(runtime, inputs)
         _check_rows(runtime, outputs, rows)
-        # The first run of a size allocates; but a long one is not repeated only for that.
-        if self.now() + took > end or (rows > 1 and took > _LONG):
+        # The first run of a size allocates, and the first of all may compile. A long one is not repeated only for that.
+        if self.now() + took > (self._end if rows == 1 else end) or (rows > 1 and took > _LONG):
             return max(took, _SHORTEST)
         found: list[float] = []
         while len(found) < _MOST:
