@@ -388,6 +388,33 @@ async def test_health_has_the_fields_of_the_first_model_server(
     assert health.keys() >= {"max_workers", "debug_mode", "log_directory", "Semaphore_case"}
 
 
+async def test_model_that_loads_still_says_when_to_come_back(
+    tmp_path: Path, router: SocaityRouter, client: httpx.AsyncClient
+) -> None:
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "model_config.yaml").write_text("execution: thread\nwarmup: false\n")
+    (tmp_path / "slow" / "model.py").write_text(
+        "import pathlib, time\n"
+        "def load():\n"
+        "    while not pathlib.Path(__file__).with_name('go').exists():\n"
+        "        time.sleep(0.005)\n"
+        "def predict(x):\n"
+        "    return x\n"
+    )
+    router.add_models(tmp_path)
+    for path in ("/predict/slow", "/predict_batched/slow"):
+        answer = await client.post(path, json={"features": [[1, 2]]})
+        assert (answer.status_code, answer.json()["code"]) == (503, "model_loading")
+        assert int(answer.headers["retry-after"]) >= 1
+    health = await client.get("/health")
+    assert (health.status_code, health.json()["status"]) == (503, "loading")
+    (tmp_path / "slow" / "go").touch()
+    await router.dataplane.settled(DEADLINE)
+    answer = await client.post("/predict/slow", json={"features": [[1, 2]]})
+    assert answer.json() == {"model": "slow", "predictions": [[1, 2]]}
+    assert (await client.get("/health")).json()["status"] == "healthy"
+
+
 # Limits
 
 
