@@ -18,6 +18,7 @@ import pytest
 
 from socaity.exceptions import ConfigurationError, InvalidInputError, ServerError
 from socaity_server.runtimes.base import RuntimeOptions, TensorSpec
+from socaity_server.runtimes.registry import load_runtime
 from socaity_server.runtimes.torch import TorchRuntime
 
 from .. import real_models
@@ -306,14 +307,16 @@ def test_threads_are_set_for_the_process(torch: Any, tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler uses what Torch has deprecated
 def test_compiled_program_gives_the_same(torch: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)).eval()
     rows = torch.export.Dim("rows")
     file = save_program(torch, tmp_path / "m.pt2", module, torch.rand(3, 4), shapes=({0: rows},))
     usual = TorchRuntime(file, TRUSTED)
-    compiled = TorchRuntime(file, RuntimeOptions(allow_pickle=True, arguments={"compile": True}))
+    # In a process of its own, as the compiler leaves threads behind.
+    options = RuntimeOptions(allow_pickle=True, arguments={"compile": True})
+    compiled = load_runtime(file, options=options, execution="process")
     for count in (1, 3, 8):
         inputs = {"input": np.random.default_rng(0).random((count, 4), np.float32)}
         np.testing.assert_allclose(compiled.run(inputs)["output"], usual.run(inputs)["output"], atol=1e-5)
+    compiled.close()

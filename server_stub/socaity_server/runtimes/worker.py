@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
     for descriptor in (end, requests, responses):
         os.set_inheritable(descriptor, False)  # a process that the model starts would keep the socket open
     os.dup2(2, 1)  # stdout may be the server's protocol; what a model prints is for people
-    # Ctrl-C and a service manager's stop reach the whole group. The server decides when its workers end.
+    # A service manager's stop reaches all processes of a service. The server decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     faulthandler.enable()

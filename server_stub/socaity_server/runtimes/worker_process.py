@@ -67,6 +67,7 @@ class WorkerProcess:
                     [sys.executable, "-P", "-m", "socaity_server.runtimes.worker", *map(str, passed)],
                     pass_fds=passed,
                     stdin=subprocess.DEVNULL,
+                    process_group=0,  # Ctrl-C does not reach it, also before it can ignore the signal
                     env=_environment(options.threads),
                 )
         except BaseException:
