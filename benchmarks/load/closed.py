@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 import urllib.error
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from load.paired import contenders, in_turns
+from load.paired import in_turns
 from measurement import Measurement, Skipped
 from peers.contender import Contender, inputs
 from peers.environment import version_of
@@ -61,14 +61,20 @@ def turn(one: Contender, connections: int) -> Load:
 
 
 def rates_in_turns(
-    row: str, kind: str, *, connections: int, each_round: Callable[[], object] | None = None
-) -> Generator[Measurement, None, dict[str, list[float]]]:
-    """Yields the rate of every server, and returns those of the rounds; nothing runs beside `each_round`."""
-    with contenders(kind) as servers:
-        found = in_turns(servers, lambda one: turn(one, connections), rounds=ROUNDS, each_round=each_round)
-    rates = {name: [load.rate for load in loads] for name, loads in found.items()}
+    servers: dict[str, Contender], *, connections: int, each_round: Callable[[], object] | None = None
+) -> dict[str, list[Load]]:
+    """The loads of the rounds; nothing runs beside `each_round`."""
+    return in_turns(servers, lambda one: turn(one, connections), rounds=ROUNDS, each_round=each_round)
+
+
+def rates(found: Mapping[str, list[Load]]) -> dict[str, list[float]]:
+    return {name: [load.rate for load in loads] for name, loads in found.items()}
+
+
+def measurements(row: str, found: Mapping[str, list[Load]]) -> Iterator[Measurement]:
+    """What each server did."""
     for name, loads in found.items():
         title = name if name == OURS else f"{name} {version_of(name)}"
         p99 = median([load.p99 for load in loads]) * 1e3
-        yield Measurement(row, f"{title}, requests/s (p99 {p99:.1f} ms)", median(rates[name]), "/s")
-    return rates
+        rate = median([load.rate for load in loads])
+        yield Measurement(row, f"{title}, requests/s (p99 {p99:.1f} ms)", rate, "/s")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from measurement import Skipped
@@ -19,13 +19,18 @@ _TOLERANCE = 1e-3
 
 
 @contextlib.contextmanager
-def contenders(kind: str, names: Sequence[str] = EVERYONE) -> Iterator[dict[str, Contender]]:
-    """All with the same model, all frozen. They have given the same answers; a peer that does not run is left out."""
+def contenders(
+    kind: str, names: Sequence[str] = EVERYONE, *, options: dict[str, Any] | None = None
+) -> Iterator[dict[str, Contender]]:
+    """All with the same model, all frozen. They have given the same answers; a peer that does not run is left out.
+
+    `options` replace single ones of the peers.
+    """
     with contextlib.ExitStack() as stack:
         running: dict[str, Contender] = {}
         for name in names:
             try:
-                one = stack.enter_context(contender(name, kind))
+                one = stack.enter_context(contender(name, kind, options=options))
             except Skipped as exc:
                 if name == OURS:
                     raise
@@ -57,6 +62,7 @@ def in_turns(
         for name in names[first:] + names[:first]:
             servers[name].thaw()
             found[name].append(measure(servers[name]))
+            servers[name].settle()
             servers[name].freeze()
     return found
 

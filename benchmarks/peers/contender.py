@@ -30,6 +30,7 @@ _ROWS = 64
 _SENTENCES = 512
 _START_SECONDS = 90.0
 _STOP_SECONDS = 10.0
+_SETTLE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,16 @@ class Contender:
     def pids(self) -> list[int]:
         return family(self.pid)
 
+    def settle(self) -> None:
+        """Wait until what the last load left behind is done: this request waits behind it."""
+        self.ask(inputs(self.model.kind)[0])
+        time.sleep(_SETTLE_SECONDS)
+
     def freeze(self) -> None:
-        """Stop all processes: a server that polls must take nothing from the one whose turn it is."""
+        """Stop all processes: a server that polls must take nothing from the one whose turn it is.
+
+        `settle` before: a batch that is stopped while it runs looks like a model that hangs, and circuit breakers open.
+        """
         _signal(self.pids(), signal.SIGSTOP)
 
     def thaw(self) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from load.closed import rates_in_turns
-from load.paired import ratio
+from load.closed import measurements, rates, rates_in_turns
+from load.paired import contenders, ratio
 from measurement import Measurement
 from peers.forms import OURS
 
@@ -15,7 +15,11 @@ TARGETS = {"mosec": 1.3, "litserve": 15.0, "mlserver": 8.0}
 
 
 def run() -> Iterator[Measurement]:
-    found = yield from rates_in_turns(ROW, "mlp", connections=CONNECTIONS)
-    for name, its in found.items():
+    with contenders("mlp") as servers:
+        found = rates_in_turns(servers, connections=CONNECTIONS)
+    yield from measurements(ROW, found)
+    per_second = rates(found)
+    for name, its in per_second.items():
         if name != OURS:
-            yield Measurement(ROW, f"times {name}", ratio(found[OURS], its), "×", at_least=TARGETS.get(name))
+            times = ratio(per_second[OURS], its)
+            yield Measurement(ROW, f"times {name}", times, "×", at_least=TARGETS.get(name))

@@ -39,6 +39,7 @@ def run() -> Iterator[Measurement]:
             if name != OURS:
                 one.thaw()
                 best[name] = _best(one)
+                one.settle()
                 one.freeze()
 
         def measure(one: Contender) -> float:

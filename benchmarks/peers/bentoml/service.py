@@ -9,7 +9,7 @@ import bentoml
 from inference import load
 
 MODEL, PATH, OPTIONS = json.loads(os.environ["BENCHMARK"])
-ENGINE = {key: OPTIONS[key] for key in ("threads", "spinning", "chunk") if key in OPTIONS}
+ENGINE = {key: OPTIONS[key] for key in ("threads", "spinning", "chunk", "quick") if key in OPTIONS}
 ITEM = {"mlp": list[float], "forest": list[float], "minilm": str}[MODEL]
 ANSWER = {"mlp": list[float], "forest": int, "minilm": list[float]}[MODEL]
 

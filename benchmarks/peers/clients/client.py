@@ -74,14 +74,16 @@ async def with_triton_grpc(url: str, documents: list[Any]) -> AsyncIterator[Call
 def _triton_call(triton: Any, client: Any, documents: list[Any]) -> Call:
     rows = [np.array([one["inputs"][0]["data"]], np.float32) for one in documents]
     turn = itertools.cycle(rows)
-    # MLServer answers its binary tensors over HTTP with errors, so numbers travel as JSON there.
-    binary = {"binary_data": False} if triton.__name__.startswith("tritonclient.http") else {}
+    # Over HTTP the numbers travel as JSON, and MLServer wants to be told so.
+    over_http = triton.__name__.startswith("tritonclient.http")
+    binary = {"binary_data": False} if over_http else {}
+    headers = HEADERS if over_http else None
 
     async def call() -> Any:
         tensor = triton.InferInput("x", [1, 64], "FP32")
         tensor.set_data_from_numpy(next(turn), **binary)
         outputs = [triton.InferRequestedOutput("y", **binary)]
-        return (await client.infer("digits", [tensor], outputs=outputs)).as_numpy("y")
+        return (await client.infer("digits", [tensor], outputs=outputs, headers=headers)).as_numpy("y")
 
     return call
 

@@ -51,7 +51,7 @@ class API(litserve.LitAPI):
 if __name__ == "__main__":
     model, path, port, options = sys.argv[1:5]
     chosen = DEFAULTS[model] | json.loads(options)
-    engine = {key: chosen[key] for key in ("threads", "spinning", "chunk") if key in chosen}
+    engine = {key: chosen[key] for key in ("threads", "spinning", "chunk", "quick") if key in chosen}
     api = API(
         model, path, engine, max_batch_size=chosen["max_batch_size"], batch_timeout=chosen["batch_timeout"]
     )

@@ -19,7 +19,7 @@ DEFAULTS = {
 if __name__ == "__main__":
     model, path, port, options = sys.argv[1:5]
     chosen = DEFAULTS[model] | json.loads(options)
-    engine = {key: chosen[key] for key in ("threads", "spinning", "chunk") if key in chosen}
+    engine = {key: chosen[key] for key in ("threads", "spinning", "chunk", "quick") if key in chosen}
     folder = Path(tempfile.mkdtemp(prefix="mlserver_"))
     settings = {
         "debug": False,

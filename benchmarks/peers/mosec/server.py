@@ -44,7 +44,7 @@ class Model(Worker):
 if __name__ == "__main__":
     model, path, port, options = sys.argv[1:5]
     chosen = DEFAULTS[model] | json.loads(options)
-    engine = {key: chosen.pop(key) for key in ("threads", "spinning", "chunk") if key in chosen}
+    engine = {key: chosen.pop(key) for key in ("threads", "spinning", "chunk", "quick") if key in chosen}
     os.environ["BENCHMARK"] = json.dumps([model, path, engine])
     sys.argv[1:] = ["--port", port, "--address", "127.0.0.1", "--log-level", "error", "--timeout", "60000"]
     server = Server()
