@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--allow-pickle",
         action="store_true",
-        help="load pickled models (.joblib) that have no hash in their configuration; they can run any code",
+        help="load pickled models (.joblib, .pt2) that have no hash in their configuration; they can run any code",
     )
     parser.add_argument("--watch", action="store_true", help="load models again when their files change")
     parser.add_argument(

@@ -82,6 +82,11 @@ class DataPlane:
         return self._loop is not None and not self._is_closing
 
     @property
+    def is_loading(self) -> bool:
+        """The models of the folder are being loaded for the first time."""
+        return self._loading is not None and not self._loading.done()
+
+    @property
     def is_closing(self) -> bool:
         """Stopping, or stopped."""
         return self._is_closing
@@ -200,6 +205,13 @@ class DataPlane:
             absent = None if self.repository is None else self.repository.why_absent(name)
             if absent is not None:
                 raise absent from None
+            if self.is_loading:
+                raise ServerError(
+                    f"The models are being loaded still, and {name!r} may be one of them.",
+                    status=503,
+                    code="model_loading",
+                    retry_after=1.0,
+                ) from None
             known = ", ".join(sorted(self.routes)) or "none"
             hint = suggestion(name, self.routes)
             raise NotFoundError(

@@ -22,6 +22,7 @@ from socaity.exceptions import (
 from .batching.batcher import Batcher
 from .batching.cost import CostModel
 from .batching.padding import Padding
+from .batching.refusals import is_callers_fault
 from .breaker import CircuitBreaker
 from .loading import LoadedModel
 from .route import Route
@@ -40,6 +41,7 @@ _QUEUE_ROWS = 65536
 _QUEUE_BYTES = 2**30
 _PATIENCE = 1.0
 _PATIENCE_BATCHES = 10
+_SAYS_NOTHING = frozenset({"deadline_exceeded", "unavailable"})
 _NEARLY = 0.9
 """The batch was handed over a little before the runtime got it."""
 _SLOWEST = 10
@@ -50,6 +52,18 @@ class Cancellable(Protocol):
     """A call that can be taken back; its callback does not come any more."""
 
     def cancel(self) -> object: ...
+
+
+class _Probe:
+    """A call that gives its place behind the circuit breaker back when it is cancelled."""
+
+    def __init__(self, breaker: CircuitBreaker, ticket: Cancellable) -> None:
+        self._breaker = breaker
+        self._ticket = ticket
+
+    def cancel(self) -> None:
+        self._ticket.cancel()
+        self._breaker.abandon()
 
 
 class DirectRoute:
@@ -97,35 +111,62 @@ class DirectRoute:
         Raises InvalidInputError, and ServerError 503 as `Batcher.submit` does, or `circuit_open`.
         """
         breaker = self.breaker
-        is_probe = False
         if breaker is not None and not breaker.is_closed:
-            self._admit(breaker)
-            is_probe = True
+            return self._probe(breaker, arguments, on_done, deadline, priority)
         try:
-            inputs, rows, is_single = self._prepare(arguments)
+            return self._submit(arguments, on_done, deadline, max_wait, priority)
+        except InvalidInputError:
+            self.statistics.failures["invalid"] += 1
+            raise
 
-            def done(outputs: Arrays | None, exc: BaseException | None) -> None:
-                if outputs is None:
-                    on_done(None, exc)
-                    return
-                try:
-                    if len(outputs) == 1:
-                        (array,) = outputs.values()
-                        result = _leave(array, is_single)
-                    else:
-                        result = {name: _leave(item, is_single) for name, item in outputs.items()}
-                except Exception as error:
-                    on_done(None, failure(error))
-                    return
-                on_done(result, None)
+    def _submit(
+        self, arguments: Mapping[str, Any], on_done: OnDone, deadline: float, max_wait: float, priority: int
+    ) -> Cancellable:
+        inputs, rows, is_single = self._prepare(arguments)
 
-            return self.batcher.submit(
-                inputs, rows, done, self._key, deadline=deadline, max_wait=max_wait, priority=priority
-            )
-        except SocaityError as exc:
-            if is_probe and breaker is not None:
+        def done(outputs: Arrays | None, exc: BaseException | None) -> None:
+            if outputs is None:
+                on_done(None, exc)
+                return
+            try:
+                if len(outputs) == 1:
+                    (array,) = outputs.values()
+                    result = _leave(array, is_single)
+                else:
+                    result = {name: _leave(item, is_single) for name, item in outputs.items()}
+            except Exception as error:
+                on_done(None, failure(error))
+                return
+            on_done(result, None)
+
+        return self.batcher.submit(
+            inputs, rows, done, self._key, deadline=deadline, max_wait=max_wait, priority=priority
+        )
+
+    def _probe(
+        self,
+        breaker: CircuitBreaker,
+        arguments: Mapping[str, Any],
+        on_done: OnDone,
+        deadline: float,
+        priority: int,
+    ) -> Cancellable:
+        """The one call that a breaker lets through, or ServerError. One that says nothing about the model gives way to the
+        next."""
+        self._admit(breaker)
+
+        def done(result: Any, error: BaseException | None) -> None:
+            if error is not None and (
+                is_callers_fault(error) or getattr(error, "code", None) in _SAYS_NOTHING
+            ):
                 breaker.abandon()
-            if not isinstance(exc, ServerError):
+            on_done(result, error)
+
+        try:
+            return _Probe(breaker, self._submit(arguments, done, deadline, math.inf, priority))
+        except SocaityError as exc:
+            breaker.abandon()
+            if isinstance(exc, InvalidInputError):
                 self.statistics.failures["invalid"] += 1
             raise
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,12 +54,15 @@ class LatencyLog:
             waterfall.batch_rows,
         )
 
-    def failed(self, handler: ModelHandler, error: SocaityError) -> None:
+    def failed(
+        self, handler: ModelHandler, error: SocaityError, arrived: float, headers: Mapping[bytes, bytes]
+    ) -> None:
         self._logger.info(
-            "%s %s failed %s",
+            "%s %s failed %s after=%.3fms",
             handler.endpoint,
             handler.name,
             getattr(error, "code", None) or type(error).__name__,
+            (time.monotonic() - arrived) * 1000,
         )
 
     def close(self) -> None:

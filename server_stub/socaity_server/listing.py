@@ -125,7 +125,7 @@ def _status(dataplane: DataPlane, models: list[dict[str, Any]]) -> str:
         if direct.batcher.is_stuck:
             model["reason"] = f"every instance runs for more than {direct.timeout:g} s"
             stuck.add(model["name"])
-    if any(model["state"] == "loading" for model in models):
+    if dataplane.is_loading or any(model["state"] == "loading" and not model["inputs"] for model in models):
         return "loading"
     usable = [
         model

@@ -238,7 +238,9 @@ class _Scanner:
             file = folder / config.file
         elif config.backend == "python" and "class" in config.arguments:
             module = str(config.arguments["class"]).partition(":")[0]
-            file = folder / f"{module.rpartition('.')[2]}.py"
+            file = folder / f"{module.replace('.', '/')}.py"
+            if not file.is_file():
+                file = folder / f"{module.rpartition('.')[2]}.py"
             if path is not None and not file.is_file():
                 file = path  # an installed module: only the folder of the file matters
         else:

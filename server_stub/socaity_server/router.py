@@ -149,8 +149,8 @@ class SocaityRouter:
     ) -> ModelRepository:
         """Serve every model of a folder. They are loaded when the service starts; with `watch` also when files change.
 
-        Pickled models (joblib) run code while they are loaded: that needs their hash in the configuration, or `allow_pickle`.
-        A model that cannot be loaded is listed with the reason, and the others are served.
+        Pickled models (.joblib, .pt2) run code while they are loaded: that needs their hash in the configuration, or
+        `allow_pickle`. A model that cannot be loaded is listed with the reason, and the others are served.
         """
         if self.dataplane.repository is not None:
             raise ConfigurationError("A service has one folder of models.")

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
-__all__ = ["CallTracer", "tracer"]
+    from socaity.exceptions import SocaityError
+
+    from .frontends.lite import ModelHandler
+    from .waterfall import Waterfall
+
+__all__ = ["CallTracer", "RequestTracer", "tracer"]
 
 _SCOPE = "socaity_server"
 _NS = 1_000_000_000
@@ -130,3 +135,45 @@ def _error_type(error: BaseException) -> str:
 def _is_callers_fault(error: BaseException) -> bool:
     status = getattr(error, "status", None)
     return isinstance(status, int) and 400 <= status < 500
+
+
+class RequestTracer:
+    """An observer of the requests to models that writes their spans."""
+
+    def __init__(self, calls: CallTracer) -> None:
+        self._calls = calls
+
+    def succeeded(self, handler: ModelHandler, waterfall: Waterfall, headers: Mapping[bytes, bytes]) -> None:
+        self._calls.record_call(
+            handler.name,
+            _decoded(headers),
+            arrived=waterfall.arrived,
+            started=waterfall.started,
+            ended=waterfall.ended,
+            finished=waterfall.finished,
+            batch_rows=waterfall.batch_rows,
+            calls=waterfall.batch_calls,
+        )
+
+    def failed(
+        self, handler: ModelHandler, error: SocaityError, arrived: float, headers: Mapping[bytes, bytes]
+    ) -> None:
+        self._calls.record_call(
+            handler.name,
+            _decoded(headers),
+            arrived=arrived,
+            started=None,
+            ended=None,
+            finished=time.monotonic(),
+            batch_rows=0,
+            calls=0,
+            error=error,
+        )
+
+
+def _decoded(headers: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {
+        name.decode(): headers[name].decode("latin-1")
+        for name in (b"traceparent", b"tracestate")
+        if name in headers
+    }

@@ -24,7 +24,7 @@ from socaity_server.model_config import BreakerConfig, ModelConfig
 from socaity_server.models import model_route
 from socaity_server.runtimes.base import Runtime, TensorSpec
 
-from .conftest import open_client
+from .conftest import open_client, serve
 
 pytestmark = pytest.mark.anyio
 DEADLINE = 10.0
@@ -345,6 +345,31 @@ async def test_debug_mode_writes_latencies_and_no_payloads(
     assert "31337" not in first
 
 
+async def test_requests_are_traced_where_a_provider_is_set(
+    router: SocaityRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = pytest.importorskip("opentelemetry.trace")
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    router.add_model(Scaler(), name="scale")
+    parent = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+    with serve(router) as url:
+        async with httpx.AsyncClient(base_url=url) as client:
+            await client.post("/predict/scale", json={"x": [1, 2]}, headers={"traceparent": parent})
+            await client.post("/predict/scale", json={"x": [1]})
+    spans = exporter.get_finished_spans()
+    assert [span.name for span in spans if span.name.startswith("predict")] == ["predict scale"] * 2
+    by_name = {span.name: span for span in spans if f"{span.context.trace_id:032x}" == "a" * 32}
+    assert by_name.keys() == {"predict scale", "queue", "compute", "encode"}
+    assert f"{by_name['predict scale'].parent.span_id:016x}" == "b" * 16
+    assert router.app.observers == []
+
+
 # Breaker, health, listing
 
 
@@ -364,6 +389,39 @@ async def test_open_breaker_refuses_at_once_and_health_says_so(
     health = await client.get("/health")
     assert (health.status_code, health.json()["status"]) == (503, "broken")
     assert health.json()["models"]["scale"]["circuit_breaker"] == "open"
+
+
+async def test_probe_that_says_nothing_leaves_its_place_to_the_next(
+    router: SocaityRouter, client: httpx.AsyncClient
+) -> None:
+    config = ModelConfig(circuit_breaker=BreakerConfig(minimum_calls=1, recovery_time=0.001))
+    scaler = Scaler()
+    router.add_model(scaler, name="scale", config=config)
+    assert (await client.post("/predict/scale", json={"x": [666, 1]})).status_code == 500
+    breaker = router.dataplane.direct_routes()["scale"].breaker
+    assert breaker is not None
+    scaler.gate = threading.Semaphore(0)
+
+    async def ask(x: Any, **headers: str) -> httpx.Response:
+        while True:  # the recovery time is a millisecond
+            answer = await client.post("/predict/scale", json={"x": x}, headers=headers)
+            if answer.json() == [] or "code" not in answer.text or answer.json()["code"] != "circuit_open":
+                return answer
+
+    assert (await ask([1, 2, 3])).status_code == 422
+    assert breaker.state != "closed"
+    late = await ask([1, 2], **{"X-Request-Timeout-Ms": "20"})
+    assert late.json()["code"] == "deadline_exceeded"
+    gone = asyncio.create_task(ask([1, 2]))
+    while not _waiting(client, "scale"):
+        await asyncio.sleep(0)
+    assert (await client.post("/predict/scale", json={"x": [1, 2]})).json()["code"] == "circuit_open"
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    scaler.gate.release(100)
+    assert (await ask([1, 2])).json() == [2, 4]
+    assert breaker.state == "closed"
 
 
 async def test_models_are_listed_for_programs_and_for_people(

@@ -58,8 +58,8 @@ class Batcher:
     count. A batch that takes longer than `run_timeout` seconds is given up: its calls are answered, and `interrupt`, where
     there is one, is called.
 
-    `on_batch(succeeded, failed, seconds, usual)` is told of every batch: its calls by outcome, how long it took, how long
-    one of its size takes usually (0: not known).
+    `on_batch(succeeded, failed, seconds, usual)` is told of every batch: its calls by outcome (those with wrong input are
+    neither), how long it took, how long one of its size takes usually (0: not known).
     """
 
     def __init__(
@@ -380,9 +380,11 @@ class Batcher:
         first = parts[0]
         rows = first.batch_rows if len(parts) == 1 else sum([part.rows for part in parts])
         usual = self.cost.seconds(rows)
-        failed = 0
+        succeeded = failed = 0
         for part in parts:
-            if part.error is not None and not is_callers_fault(part.error):
+            if part.error is None:
+                succeeded += len(part.tickets)
+            elif not is_callers_fault(part.error):
                 failed += len(part.tickets)
         if not failed:
             self.cost.observe(rows, seconds)
@@ -393,8 +395,7 @@ class Batcher:
         statistics.compute_seconds += seconds
         statistics.batch_rows.observe(rows)
         if self._on_batch is not None:
-            calls = sum([len(part.tickets) for part in parts])
-            self._on_batch(calls - failed, failed, seconds, usual)
+            self._on_batch(succeeded, failed, seconds, usual)
 
     def _note_cost(self) -> None:
         """What a row and a batch take at most: who has more time than that needs no closer look."""

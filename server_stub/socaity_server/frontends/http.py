@@ -25,6 +25,7 @@ from ..listing import health, listing, listing_page
 from ..metrics import scrape
 from ..route import Route, suggestion
 from ..settings import ModelSettings
+from ..tracing import CallTracer, RequestTracer
 from . import lite, openapi
 from .bodies import check_length, limited_stream, read_arguments
 from .dashboard import PROTOCOL as LIVE
@@ -212,10 +213,16 @@ class SocaityApp(FastAPI):
         log = LatencyLog(self.settings.log_directory) if self.settings.debug else None
         if log is not None:
             self.observers.append(log)
+        calls = CallTracer.from_environment()
+        tracer = None if calls is None else RequestTracer(calls)
+        if tracer is not None:
+            self.observers.append(tracer)
         await self.dataplane.start()
         try:
             yield
         finally:
+            if tracer is not None:
+                self.observers.remove(tracer)
             if log is not None:
                 self.observers.remove(log)
                 log.close()

@@ -56,7 +56,10 @@ class Observer(Protocol):
         self, handler: ModelHandler, waterfall: Waterfall, headers: Mapping[bytes, bytes]
     ) -> None: ...
 
-    def failed(self, handler: ModelHandler, error: SocaityError) -> None: ...
+    def failed(
+        self, handler: ModelHandler, error: SocaityError, arrived: float, headers: Mapping[bytes, bytes]
+    ) -> None:
+        """`arrived`: when the request came, in seconds of `time.monotonic`."""
 
 
 def is_model(route: Route) -> bool:
@@ -96,6 +99,7 @@ class ModelHandler:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name: value for name, value in scope["headers"] if name in _INTERESTING}
         query = scope["query_string"]
+        arrived = time.monotonic()
         try:
             if (
                 len(headers.get(b"content-length", b"")) > 6
@@ -147,7 +151,7 @@ class ModelHandler:
             return  # nobody is left to answer
         except SocaityError as error:
             for observer in self._observers:
-                observer.failed(self, error)
+                observer.failed(self, error, arrived, headers)
             await problem_response(error)(scope, receive, send)
             return
         waterfall: Waterfall | None = None
