@@ -1,7 +1,9 @@
 """The files that all servers load, made when they are first needed: one models folder with one model each.
 
 `mlp`: the digit model of the examples. `forest`: a random forest for the same digits, as joblib. `minilm`: sentences to
-vectors, an ONNX graph and its tokenizer; `model.py` in the same folder is how our server runs them.
+vectors, an ONNX graph and its tokenizer; `model.py` in the same folder is how our server runs them. `forest_large`: 2,000
+trees, slow enough for a generator in Python to ask three times too much. `five`: five models, the digit network and others.
+`blocked`: a model that sleeps for as many seconds as the largest number of its row says, one row at a time.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from measurement import Skipped
+from models.forest import build
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE.parent / ".cache" / "models"
@@ -37,6 +40,25 @@ execution: thread  # the tokenizer and ONNX Runtime let go of the interpreter lo
 inputs:
   - {name: text, dtype: object, shape: [-1]}
 """
+_SLEEPER_PY = """import time
+
+
+def predict(x):
+    time.sleep(float(x.max()))
+    return x
+"""
+_SLEEPER_YAML = """execution: thread
+instances: 1
+timeout: 3600
+warmup: false
+batching: {max_batch_size: 1, rush_batch_size: 1}
+inputs:
+  - {name: x, dtype: float32, shape: [-1, 64]}
+"""
+_MEAN_PY = """def predict(x):
+    return x.mean(axis=1)
+"""
+_LARGE = 2000
 
 
 class Model(NamedTuple):
@@ -49,13 +71,17 @@ class Model(NamedTuple):
 
 
 def model(kind: str) -> Model:
-    """`mlp`, `forest` or `minilm`."""
+    """`mlp`, `forest`, `minilm`, `forest_large`, `five` or `blocked`."""
     folder = FOLDER / kind
+    if kind == "forest_large":
+        return Model("forest", "digits", folder, build(folder / "digits" / "model.joblib", _LARGE))
+    if kind == "five":
+        return Model("mlp", "digits", folder, _five(folder))
+    if kind == "blocked":
+        return Model("mlp", "sleeper", folder, _sleeper(folder / "sleeper"))
     if kind == "mlp":
         return Model(kind, "digits", folder, _mlp(folder / "digits" / "model.onnx"))
     if kind == "forest":
-        from models.forest import build
-
         return Model(kind, "digits", folder, build(folder / "digits" / "model.joblib"))
     return Model(kind, "sentences", folder, _minilm(folder / "sentences"))
 
@@ -83,4 +109,25 @@ def _minilm(folder: Path, *, chunk: int = 8) -> Path:
         unfinished.rename(path)
     (folder / "model.py").write_text(_SENTENCES_PY.format(peers=str(HERE.parent / "peers"), chunk=chunk))
     (folder / "model_config.yaml").write_text(_SENTENCES_YAML)
+    return path
+
+
+def _five(folder: Path) -> Path:
+    """Two ONNX networks, a forest, MiniLM without its tokenizer, and Python code."""
+    _mlp(folder / "other_digits" / "model.onnx")
+    build(folder / "forest" / "model.joblib")
+    code = folder / "mean" / "model.py"
+    code.parent.mkdir(parents=True, exist_ok=True)
+    code.write_text(_MEAN_PY)
+    minilm = folder / "minilm" / "model.onnx"
+    minilm.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(model("minilm").file, minilm)
+    return _mlp(folder / "digits" / "model.onnx")
+
+
+def _sleeper(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model_config.yaml").write_text(_SLEEPER_YAML)
+    path = folder / "model.py"
+    path.write_text(_SLEEPER_PY)
     return path
