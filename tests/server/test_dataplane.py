@@ -125,17 +125,19 @@ async def test_cancel_reaches_a_thread_through_progress(plane: DataPlane, gate: 
 
 
 async def test_cancel_stops_async_functions_and_generators(plane: DataPlane) -> None:
-    stopped: dict[str, asyncio.Event] = {"task": asyncio.Event()}
-    closed = threading.Event()
+    entered, stopped = asyncio.Event(), asyncio.Event()
+    opened, closed = threading.Event(), threading.Event()
 
     async def task() -> None:
         try:
+            entered.set()  # who is cancelled before that never began
             await asyncio.Event().wait()
         finally:
-            stopped["task"].set()
+            stopped.set()
 
     def forever() -> Iterator[int]:
         try:
+            opened.set()
             while True:
                 yield 1
         finally:
@@ -146,9 +148,13 @@ async def test_cancel_stops_async_functions_and_generators(plane: DataPlane) -> 
         started = asyncio.Event()
         plane.watch(record.id, lambda event, started=started: event.seq >= 2 and started.set())  # type: ignore[misc]
         await asyncio.wait_for(started.wait(), SOON)
+        if function is task:
+            await asyncio.wait_for(entered.wait(), SOON)
+        else:
+            assert await asyncio.to_thread(opened.wait, SOON)
         await plane.cancel(record.id)
     async with asyncio.timeout(SOON):
-        await stopped["task"].wait()
+        await stopped.wait()
     assert await asyncio.to_thread(closed.wait, SOON)
 
 
