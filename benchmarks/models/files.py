@@ -1,7 +1,7 @@
 """The files that all servers load, made when they are first needed: one models folder with one model each.
 
 `mlp`: the digit model of the examples. `forest`: a random forest for the same digits, as joblib. `minilm`: sentences to
-vectors, an ONNX graph and its tokenizer; `model.py` in the same folder is how our server runs them. `forest_large`: 2,000
+vectors, an ONNX graph and its tokenizer; `model.py` in the same folder is how our server runs them. `forest_large`: 4,000
 trees, slow enough for a generator in Python to ask three times too much. `five`: five models, the digit network and others.
 `blocked`: a model that sleeps for as many seconds as the largest number of its row says, one row at a time.
 """
@@ -58,7 +58,7 @@ inputs:
 _MEAN_PY = """def predict(x):
     return x.mean(axis=1)
 """
-_LARGE = 2000
+_LARGE = 4000
 
 
 class Model(NamedTuple):
