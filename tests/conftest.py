@@ -4,6 +4,11 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How quickly examples are made and run says something about the machine, not about the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 # Workers of an event loop, which end with it, and the clock of pytest-timeout.
 OTHER_THREADS = ("AnyIO worker thread", "asyncio_", "pytest_timeout")

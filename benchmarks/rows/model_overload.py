@@ -48,7 +48,7 @@ async def _measure(one: Contender) -> list[Measurement]:
         flood = await generator.open_loop(FACTOR * capacity, seconds)
         after = await generator.open_loop(capacity / 2, AFTER_SECONDS)
         grown = resident(one.pids())[0] - before
-    usual = percentile(normal.latencies(), 99)
+    usual = percentile(normal.latencies(200), 99)
     refused = [
         answered - sent
         for sent, answered, status in zip(flood.sent, flood.answered, flood.status, strict=True)

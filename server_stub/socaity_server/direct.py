@@ -94,8 +94,7 @@ class DirectRoute:
     @property
     def patience(self) -> float:
         """Seconds that a caller who has said nothing about time is kept waiting: longer for slow models."""
-        cost = self.batcher.cost
-        return max(_PATIENCE, _PATIENCE_BATCHES * cost.seconds(self.batcher.max_batch_size))
+        return max(_PATIENCE, _PATIENCE_BATCHES * self.batcher.batch_seconds)
 
     def call(
         self,
@@ -122,25 +121,16 @@ class DirectRoute:
     def _submit(
         self, arguments: Mapping[str, Any], on_done: OnDone, deadline: float, max_wait: float, priority: int
     ) -> Cancellable:
-        inputs, rows, is_single = self._prepare(arguments)
-
-        def done(outputs: Arrays | None, exc: BaseException | None) -> None:
-            if outputs is None:
-                on_done(None, exc)
-                return
-            try:
-                if len(outputs) == 1:
-                    (array,) = outputs.values()
-                    result = _leave(array, is_single)
-                else:
-                    result = {name: _leave(item, is_single) for name, item in outputs.items()}
-            except Exception as error:
-                on_done(None, failure(error))
-                return
-            on_done(result, None)
-
+        inputs, rows, single = self._prepare(arguments)
         return self.batcher.submit(
-            inputs, rows, done, self._key, deadline=deadline, max_wait=max_wait, priority=priority
+            inputs,
+            rows,
+            on_done,
+            self._key,
+            deadline=deadline,
+            max_wait=max_wait,
+            priority=priority,
+            single=single,
         )
 
     def _probe(
@@ -190,6 +180,7 @@ class DirectRoute:
             instances=route.batch_threads,
             replay=route.idempotent,
             statistics=self.statistics,
+            present=_presented,
             name=route.name,
         )
 
@@ -227,6 +218,7 @@ class DirectRoute:
             cost=cost,
             on_batch=self._on_batch,
             interrupt=self._interrupt,
+            present=_presented,
             name=route.name,
         )
 
@@ -258,10 +250,27 @@ def _timeout_of(model: LoadedModel, default: float) -> float:
     return max(default, _SLOWEST * (profile.fixed + profile.per_row * profile.max_batch_size))
 
 
-def _leave(array: np.ndarray[Any, Any], is_single: bool) -> Any:
-    if array.dtype.kind in _NOT_SENDABLE:
-        return to_plain(array[0] if is_single else array)
-    return array[0] if is_single else array
+def _presented(outputs: Arrays) -> Callable[[int, int, bool], Any]:
+    """An only output is the result, several are a dict by name; a single item has no batch axis."""
+    if len(outputs) == 1:
+        (array,) = outputs.values()
+        if array.dtype.kind not in _NOT_SENDABLE:
+            return lambda start, end, single: array[start] if single else array[start:end]
+        return lambda start, end, single: _sendable(array[start] if single else array[start:end])
+    return lambda start, end, single: {
+        name: _sendable(array[start] if single else array[start:end]) for name, array in outputs.items()
+    }
+
+
+def _sendable(value: Any) -> Any:
+    """Rows of text and the like as plain values; raises JobFailed."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is not None and dtype.kind not in _NOT_SENDABLE:
+        return value
+    try:
+        return to_plain(value)
+    except Exception as exc:
+        raise failure(exc) from exc
 
 
 def _function_run(function: Callable[..., Any]) -> Callable[[Arrays], Arrays]:

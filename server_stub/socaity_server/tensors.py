@@ -143,7 +143,7 @@ def _rows_reader(dtype: np.dtype[Any], shape: tuple[int | None, ...] | None) -> 
     code = {"float32": "f", "float64": "d"}.get(dtype.name)
     if code is None or shape is None or len(shape) != 1 or shape[0] is None:
         return None
-    width, frombuffer = shape[0], np.frombuffer
+    width, ndarray = shape[0], np.ndarray
 
     def read(rows: list[Any]) -> np.ndarray[Any, Any] | None:
         numbers = FlatArray(code)
@@ -154,7 +154,7 @@ def _rows_reader(dtype: np.dtype[Any], shape: tuple[int | None, ...] | None) -> 
                 numbers.fromlist(row)
         except (TypeError, OverflowError, IndexError):
             return None
-        return frombuffer(numbers, dtype).reshape(len(rows), width) if rows else None
+        return ndarray((len(rows), width), dtype, numbers) if rows else None
 
     return read
 

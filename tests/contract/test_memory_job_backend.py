@@ -150,7 +150,7 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(OPERATIONS)
 def test_no_job_is_lost_or_answered_twice(operations: list[tuple[str, int]]) -> None:
     asyncio.run(_play(operations))

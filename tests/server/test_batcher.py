@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from socaity.exceptions import InvalidInputError, ServerError
@@ -100,7 +100,6 @@ class Answers:
 # The policy
 
 
-@settings(deadline=None)
 @given(st.data(), st.integers(1, 12))
 def test_policy_keeps_its_invariants(data: st.DataObject, max_rows: int) -> None:
     room: WaitingRoom[Entry] = WaitingRoom(max_rows)
@@ -163,7 +162,6 @@ def check_batch(batch: list[Entry], waiting: list[Entry], limit: int) -> None:
         waiting.remove(entry)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from("ab"), st.integers(-2, 2), st.integers(1, 4)), max_size=40),
     st.integers(4, 9),
@@ -1187,7 +1185,6 @@ async def within_deadline(awaitable: Awaitable[None]) -> None:
 # All of it at once
 
 
-@settings(deadline=None)  # threads on a busy machine
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.booleans(), st.booleans()), min_size=1, max_size=40),
     st.integers(1, 5),

@@ -306,4 +306,4 @@ class BreakerMachine(RuleBasedStateMachine):
 
 
 TestAnyOrder = BreakerMachine.TestCase
-TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=25)

@@ -119,7 +119,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(steps)
 def test_every_message_arrives_once_and_in_order(steps: list[Any]) -> None:
     def body() -> None:
@@ -275,7 +275,7 @@ def test_a_frame_that_cannot_be_is_malformed(frame: Any) -> None:
     run(body)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_frame_are_malformed(data: bytes) -> None:
     def body() -> None:

@@ -33,7 +33,7 @@ from .refusals import (
     too_slow,
     unavailable,
 )
-from .ticket import Arrays, OnDone, Part, SplitTicket, Ticket, bucket_key
+from .ticket import Arrays, OnDone, Part, Present, SplitTicket, Ticket, bucket_key, slices
 
 __all__ = ["Batcher", "Ticket"]
 
@@ -83,6 +83,7 @@ class Batcher:
         on_batch: Callable[[int, int, float, float], None] | None = None,
         after_batch: Callable[[], None] | None = None,
         interrupt: Callable[[], object] | None = None,
+        present: Present = slices,
     ) -> None:
         _check("instances", instances, 1)
         _check("queue_rows", queue_rows, 1)
@@ -102,12 +103,15 @@ class Batcher:
         self._replay = replay
         self._inline = inline
         self._padding = padding
-        self._outcomes = Outcomes(name, self.statistics, padding)
+        self._present = present
+        self._outcomes = Outcomes(name, self.statistics, padding, present)
         self._on_batch = on_batch
         self._interrupt = interrupt
         self._waiting: WaitingRoom[Ticket] = WaitingRoom(self.rush_batch_size, preferred=preferred_sizes)
         self._patience = Patience(self.cost, max_batch_wait)
-        self._row_seconds = self._batch_seconds = 0.0
+        self._may_wait = True
+        """Batches may wait for more rows: not those that run on the loop, for which nothing needs to be learned."""
+        self._row_seconds = self.batch_seconds = 0.0
         self._note_cost()
         self._given_up: set[Instance] = set()
         self._instances: list[Instance] = []
@@ -164,11 +168,13 @@ class Batcher:
         deadline: float = math.inf,
         max_wait: float = math.inf,
         priority: int = 0,
+        single: bool = False,
     ) -> Ticket:
         """Ask for the outputs of `inputs`, whose first axes all have `rows` rows.
 
         `on_done(outputs, None)` or `on_done(None, error)` is called later on the loop thread, never from here. The
-        outputs are views of the batch's. `key`, where the caller knows it, spares looking at the inputs: calls of one
+        outputs are views of the batch's, in the form that `present` gives them, which is told whether they are of a
+        `single` item. `key`, where the caller knows it, spares looking at the inputs: calls of one
         key have the same names, dtypes and shapes apart from the rows. More than a batch of rows runs in pieces and
         comes back as one.
 
@@ -192,15 +198,30 @@ class Batcher:
         if key is None:
             key = (bucket_key if self._padding is None else self._padding.key)(inputs, rows)
         now = time.monotonic()
-        self._patience.arrived(rows, now)
+        if self._may_wait:
+            self._patience.arrived(rows, now)
         if waiting.rows and (deadline != math.inf or max_wait != math.inf):
-            self._check_time(rows, min(deadline - now, max_wait), now)
+            allowed = min(deadline - now, max_wait)
+            # Who has more time than all that waits can take needs no closer look.
+            most = (waiting.rows + rows) * self._row_seconds + self.batch_seconds
+            if most > allowed or self._given_up:
+                self._check_time(rows, allowed, now)
         if rows > waiting.max_rows:
             ticket: Ticket = SplitTicket(
-                self, key, inputs, rows, on_done, now, deadline, priority, size, room=waiting
+                self,
+                key,
+                inputs,
+                rows,
+                on_done,
+                now,
+                deadline,
+                priority,
+                size,
+                room=waiting,
+                present=self._present,
             )
         else:
-            ticket = Ticket(self, key, inputs, rows, on_done, now, deadline, priority, size)
+            ticket = Ticket(self, key, inputs, rows, on_done, now, deadline, priority, size, single)
             waiting.add(ticket)
         if deadline < self._sweep_at:
             self._sweep_no_later_than(deadline)
@@ -376,6 +397,7 @@ class Batcher:
     def _count_batch(self, instance: Instance, parts: list[Part]) -> None:
         self._free.append(instance)
         self._given_up.discard(instance)
+        self._may_wait = not instance.policy.is_inline
         seconds = instance.seconds
         first = parts[0]
         rows = first.batch_rows if len(parts) == 1 else sum([part.rows for part in parts])
@@ -398,13 +420,14 @@ class Batcher:
             self._on_batch(succeeded, failed, seconds, usual)
 
     def _note_cost(self) -> None:
-        """What a row and a batch take at most: who has more time than that needs no closer look."""
+        """What a row and a batch take at most."""
         self._row_seconds = self.cost.seconds(1)
-        self._batch_seconds = self.cost.seconds(self.rush_batch_size)
+        self.batch_seconds = self.cost.seconds(self.rush_batch_size)
 
     def _deliver(self, parts: list[Part]) -> None:
         now = time.monotonic()
-        self._patience.answered(sum([part.rows for part in parts]), now)
+        if self._may_wait:
+            self._patience.answered(sum([part.rows for part in parts]), now)
         self._outcomes.deliver(parts, now)
         if self.after_batch is not None:
             try:
@@ -485,9 +508,6 @@ class Batcher:
 
     def _check_time(self, rows: int, allowed: float, now: float) -> None:
         """Raises ServerError where the answer would come later than `allowed` seconds from now."""
-        most = (self._waiting.rows + rows) * self._row_seconds + self._batch_seconds
-        if most <= allowed and not self.is_stuck:
-            return
         residual, overdue = self._residual(now)
         state = (residual, rows, self.cost, self.instance_count, self.rush_batch_size)
         # A batch that runs for longer than usual has made the measurement stale: then at least as long again.

@@ -6,11 +6,12 @@ import logging
 import time
 from bisect import bisect_left
 from collections.abc import Iterable
+from typing import Any
 
 from ..statistics import ModelStatistics
 from .padding import Padding
 from .refusals import reason
-from .ticket import Part, Piece, Ticket
+from .ticket import Arrays, Part, Piece, Present, Ticket, slices
 
 __all__ = ["Outcomes"]
 
@@ -20,20 +21,22 @@ _logger = logging.getLogger(__name__)
 class Outcomes:
     """Calls `on_done` of every ticket of a batch that still wants its outcome. For the loop thread."""
 
-    def __init__(self, name: str, statistics: ModelStatistics, padding: Padding | None) -> None:
+    def __init__(
+        self, name: str, statistics: ModelStatistics, padding: Padding | None, present: Present
+    ) -> None:
         self.name = name
         self.statistics = statistics
         self._padding = padding
+        self._present = present
 
     def deliver(self, parts: Iterable[Part], now: float) -> None:
-        """Outputs are handed out as views, errors to each call of their part."""
+        """Outputs are handed out as `present` gives them, errors to each call of their part."""
         statistics = self.statistics
         latency = statistics.latency
         counts, bounds = latency.counts, latency.bounds
-        cut = None if self._padding is None else self._padding.cut
         for part in parts:
             outputs, error, started = part.outputs, part.error, part.started
-            items = [] if outputs is None else list(outputs.items())
+            give = None if outputs is None or self._padding is not None else self._present(outputs)
             queued, start = 0.0, 0
             for ticket in part.tickets:
                 end = start + ticket.rows
@@ -51,19 +54,28 @@ class Outcomes:
                             counts[bisect_left(bounds, took)] += 1
                         else:
                             self.count(ticket, error, now)
+                    answer, fault = None, error
+                    if error is None:
+                        try:
+                            if give is not None and type(ticket) is not Piece:
+                                answer = give(start, end, ticket.single)
+                            else:
+                                answer = self._cut(outputs or {}, ticket, start, end)
+                        except Exception as exc:  # this row has no form that can be sent
+                            fault = exc
                     try:
-                        if error is not None:
-                            on_done(None, error)
-                        elif cut is None:
-                            on_done({name: array[start:end] for name, array in items}, None)
-                        else:
-                            on_done(
-                                {name: cut(name, array[start:end], ticket) for name, array in items}, None
-                            )
+                        on_done(answer, fault)
                     except Exception:  # one caller's mistake must not reach the others
                         _logger.exception("A callback for a result of the model %s raised.", self.name)
                 start = end
             statistics.queue_seconds += queued
+
+    def _cut(self, outputs: Arrays, ticket: Ticket, start: int, end: int) -> Any:
+        """The answer of a piece, or of a call that was filled up."""
+        rows = slices(outputs)(start, end, False)
+        if self._padding is not None:
+            rows = {name: self._padding.cut(name, array, ticket) for name, array in rows.items()}
+        return rows if type(ticket) is Piece else self._present(rows)(0, ticket.rows, ticket.single)
 
     def count(self, ticket: Ticket, error: BaseException | None, now: float | None = None) -> None:
         """A call has its outcome."""

@@ -8,14 +8,28 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from socaity.exceptions import InvalidInputError, ServerError
+from socaity.exceptions import InvalidInputError, ServerError, SocaityError
 
 from .policy import Entry, WaitingRoom, row_slices
 
-__all__ = ["Arrays", "OnDone", "Owner", "Part", "Piece", "SplitTicket", "Ticket", "bucket_key"]
+__all__ = [
+    "Arrays",
+    "OnDone",
+    "Owner",
+    "Part",
+    "Piece",
+    "Present",
+    "SplitTicket",
+    "Ticket",
+    "bucket_key",
+    "slices",
+]
 
 Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
-OnDone: TypeAlias = Callable[[Arrays | None, BaseException | None], None]
+OnDone: TypeAlias = Callable[[Any, BaseException | None], None]
+Present: TypeAlias = Callable[[Arrays], Callable[[int, int, bool], Any]]
+"""From the outputs of a batch to a function that gives the answer for the rows from `start` to `end`; `single`: of a call
+that was given one item without a batch axis."""
 
 _NO_ARRAYS: Arrays = {}
 
@@ -55,7 +69,7 @@ class Ticket(Entry):
     `part` says afterwards how it ran: with whom, when, how long.
     """
 
-    __slots__ = ("_owner", "inputs", "on_done", "part")
+    __slots__ = ("_owner", "inputs", "on_done", "part", "single")
 
     def __init__(
         self,
@@ -68,6 +82,7 @@ class Ticket(Entry):
         deadline: float = math.inf,
         priority: int = 0,
         size: int = 0,
+        single: bool = False,
     ) -> None:
         # Not super().__init__: this runs once per call, and the extra call costs a tenth of it.
         self.key = key
@@ -81,6 +96,7 @@ class Ticket(Entry):
         self.bucket = None
         self.inputs = inputs
         self.on_done: OnDone | None = on_done
+        self.single = single
         self.part: Part | None = None
         self._owner = owner
 
@@ -108,7 +124,7 @@ class Piece(Ticket):
 class SplitTicket(Ticket):
     """A call of more rows than fit into a batch: waits in pieces, and answers when the last one is there."""
 
-    __slots__ = ("_pieces", "_results")
+    __slots__ = ("_pieces", "_present", "_results")
 
     def __init__(
         self,
@@ -123,8 +139,10 @@ class SplitTicket(Ticket):
         size: int,
         *,
         room: WaitingRoom[Ticket],
+        present: Present,
     ) -> None:
         super().__init__(owner, key, inputs, rows, on_done, arrived, deadline, priority, size)
+        self._present = present
         self._pieces: list[Ticket] = []
         self._results: dict[int, Arrays] = {}
         for number, cut in enumerate(row_slices(rows, room.max_rows)):
@@ -163,7 +181,10 @@ class SplitTicket(Ticket):
             if len(self._results) < len(self._pieces):
                 return
             try:
-                joined = _concatenated([self._results[n] for n in range(len(self._pieces))])
+                parts = _concatenated([self._results[n] for n in range(len(self._pieces))])
+                joined = self._present(parts)(0, self.rows, False)
+            except SocaityError as exc:
+                error = exc
             except (KeyError, ValueError) as exc:
                 error = ServerError(f"The outputs of the pieces of a large call do not fit together: {exc}")
                 error.__cause__ = exc
@@ -172,6 +193,14 @@ class SplitTicket(Ticket):
         self.withdraw()
         self._owner.ended(self, error)
         on_done(joined, error)
+
+
+def slices(outputs: Arrays) -> Callable[[int, int, bool], Arrays]:
+    """The answers are the outputs, cut along the batch."""
+    if len(outputs) == 1:
+        ((name, array),) = outputs.items()
+        return lambda start, end, single: {name: array[start:end]}
+    return lambda start, end, single: {name: array[start:end] for name, array in outputs.items()}
 
 
 def bucket_key(inputs: Arrays, rows: int) -> Hashable:

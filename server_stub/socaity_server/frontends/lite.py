@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum, auto
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
@@ -27,7 +28,7 @@ from ..waterfall import Waterfall
 from .bodies import decode_json, decode_msgpack, too_large, unsupported
 from .responses import MSGPACK, problem_response
 
-__all__ = ["ModelHandler", "Observer", "is_model"]
+__all__ = ["AnswerForm", "ModelHandler", "Observer", "is_model"]
 
 _MOST_URGENT = 10
 _INTERESTING = frozenset(
@@ -65,6 +66,14 @@ class Observer(Protocol):
 def is_model(route: Route) -> bool:
     """Called over `/predict/{model}`, and without a job."""
     return route.model is not None and route.direct
+
+
+class AnswerForm(Enum):
+    """What a result is sent as: alone; for `features` as predictions; of these the first, which is the only one."""
+
+    PLAIN = auto()
+    PREDICTIONS = auto()
+    FIRST_ROW = auto()
 
 
 class ModelHandler:
@@ -183,29 +192,30 @@ class ModelHandler:
     def call_plain(
         self,
         body: bytes,
-        headers: list[tuple[bytes, bytes]],
+        timeout: bytes | None,
         on_done: Callable[[Any, BaseException | None], None],
-    ) -> Cancellable | None:
-        """A call whose request is nothing but JSON; None for one that needs the long way. Raises as `DirectRoute.call`."""
+    ) -> tuple[Cancellable, AnswerForm] | None:
+        """A call whose request is nothing but JSON, and perhaps a time limit (X-Request-Timeout-Ms), and the form that
+        `encode_plain` is to give its result. None: it needs the long way. Raises as `DirectRoute.call`."""
         dataplane = self.dataplane
         if self._observers or not dataplane.is_ready:
             return None
         arguments = self._decode(b"application/json", body)
+        form = AnswerForm.PLAIN
         if "features" in arguments and len(arguments) == 1:
             arguments, squeeze = self._from_features(arguments["features"])
-            on_done = _Answer(self.name, squeeze, on_done)
+            form = AnswerForm.FIRST_ROW if squeeze else AnswerForm.PREDICTIONS
         elif any([type(one) is dict for one in arguments.values()]):
             return None  # there may be references to jobs in it
-        direct = dataplane.direct(self.route)
-        asked = None
-        for name, value in headers:
-            if name == b"x-request-timeout-ms":
-                asked = value
-        deadline, max_wait = self._time_limits(asked, direct)
-        return direct.call(arguments, on_done, deadline=deadline, max_wait=max_wait)
+        direct = dataplane.direct_routes()[self.name]
+        deadline, max_wait = self._time_limits(timeout, direct)
+        return direct.call(arguments, on_done, deadline=deadline, max_wait=max_wait), form
 
-    def encode_plain(self, result: Any) -> bytes:
+    def encode_plain(self, result: Any, form: AnswerForm) -> bytes:
         """The result of `call_plain` as JSON."""
+        if form is not AnswerForm.PLAIN:
+            predictions = _first_row(result) if form is AnswerForm.FIRST_ROW else result
+            result = {"model": self.name, "predictions": predictions}
         try:
             return orjson.dumps(result, option=_NUMPY)
         except TypeError:
@@ -297,26 +307,6 @@ class ModelHandler:
                 raise too_large(self.max_body)
             if not message.get("more_body"):
                 return b"".join(chunks)
-
-
-class _Answer:
-    """What `features` are answered with."""
-
-    __slots__ = ("_name", "_on_done", "_squeeze")
-
-    def __init__(
-        self, name: str, squeeze: bool, on_done: Callable[[Any, BaseException | None], None]
-    ) -> None:
-        self._name = name
-        self._squeeze = squeeze
-        self._on_done = on_done
-
-    def __call__(self, result: Any, error: BaseException | None) -> None:
-        if error is not None:
-            self._on_done(None, error)
-            return
-        predictions = _first_row(result) if self._squeeze else result
-        self._on_done({"model": self._name, "predictions": predictions}, None)
 
 
 def _setter(future: asyncio.Future[Any]) -> Callable[[Any, BaseException | None], None]:

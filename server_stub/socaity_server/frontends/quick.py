@@ -3,15 +3,16 @@
 Half of the time of a small prediction over HTTP is the machinery around it. A plain JSON call of a model needs none of that:
 its body goes to the batcher when it is complete, and the answer is written where the batch ends. Everything else, and every
 request with anything special about it, takes uvicorn's own way to the application.
+
+Clients send the same head again and again. One that the parser has read and found plain is remembered, byte by byte; a request
+that is exactly such a head and its body, with nothing before or after it, is not parsed again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
-
-from socaity.exceptions import SocaityError
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from .bodies import too_large
 from .responses import problem_response
@@ -44,6 +45,12 @@ _SPECIAL = frozenset(
     }
 )
 _STATUS_LINES = {200: b"HTTP/1.1 200 OK\r\n"}
+_END = b"\r\n\r\n"
+_MAX_HEADS = 1024
+_MAX_HEAD = 4096
+"""Bytes of a head that is remembered, and how many are: four megabytes at most."""
+_NEARLY = 0.01
+"""Some loops fire up to a millisecond early."""
 
 
 def quick_protocol(handlers: Mapping[bytes, ModelHandler]) -> Any:
@@ -54,14 +61,64 @@ def quick_protocol(handlers: Mapping[bytes, ModelHandler]) -> Any:
 
     class QuickProtocol(_QuickProtocol):
         quick_handlers = handlers
+        known_heads: ClassVar[dict[bytes, _Head]] = {}
 
     return QuickProtocol
+
+
+class _Head(NamedTuple):
+    """What the parser made of a plain request line and its headers."""
+
+    url: bytes
+    length: int
+    """Of the body."""
+    timeout: bytes | None
+    """X-Request-Timeout-Ms."""
 
 
 if HttpToolsProtocol is not None:
 
     class _QuickProtocol(HttpToolsProtocol):
         quick_handlers: Mapping[bytes, ModelHandler]
+        known_heads: ClassVar[dict[bytes, _Head]]
+        _is_between = True
+        """The parser has seen whole requests only."""
+        _chunk: bytes | None = None
+        """What the parser was given at once, while it has found the beginning of one request in it."""
+        _answered_at = 0.0
+
+        def data_received(self, data: bytes) -> None:
+            if self._is_between:
+                cycle: Any = self.cycle
+                if cycle is None or cycle.response_complete:
+                    end = data.find(_END) + 4
+                    head = self.known_heads.get(data[:end])
+                    if (
+                        head is not None
+                        and len(data) == end + head.length
+                        and (handler := self.quick_handlers.get(head.url)) is not None
+                        and self._take_known(handler, head, data[end:])
+                    ):
+                        return
+                self._chunk = data
+            super().data_received(data)
+            self._chunk = None
+
+        def _take_known(self, handler: ModelHandler, head: _Head, body: bytes) -> bool:
+            """Run a request that needs no parser; False: it is not for the short way after all."""
+            cycle = _QuickCycle(self, handler, head.timeout, keep_alive=True)
+            previous, self.cycle = self.cycle, cycle  # type: ignore[assignment]
+            cycle.body = body
+            if len(body) <= handler.max_body and cycle.run():
+                return True
+            self.cycle = previous
+            return False
+
+        def on_message_begin(self) -> None:
+            if not self._is_between:
+                self._chunk = None  # two requests in one piece
+            self._is_between = False
+            super().on_message_begin()
 
         def on_headers_complete(self) -> None:
             handler = self.quick_handlers.get(self.url)
@@ -74,7 +131,12 @@ if HttpToolsProtocol is not None:
                 and self.parser.get_http_version() == "1.1"
                 and self.limit_concurrency is None
             ):
-                self.cycle = _QuickCycle(self, handler)  # type: ignore[assignment]
+                self.cycle = _QuickCycle(  # type: ignore[assignment]
+                    self,
+                    handler,
+                    _value(self.headers, b"x-request-timeout-ms"),
+                    keep_alive=self.parser.should_keep_alive(),
+                )
             else:
                 super().on_headers_complete()
 
@@ -86,17 +148,65 @@ if HttpToolsProtocol is not None:
                 cycle.take(body)
 
         def on_message_complete(self) -> None:
+            self._is_between = True
             cycle: Any = self.cycle
             if type(cycle) is not _QuickCycle:
                 super().on_message_complete()
-            elif not cycle.response_complete and not cycle.run():
-                self._take_the_long_way(cycle.body)
+            elif not cycle.response_complete:
+                if cycle.run():
+                    self._remember(cycle)
+                else:
+                    self._take_the_long_way(cycle.body)
 
         def connection_lost(self, exc: Exception | None) -> None:
             cycle: Any = self.cycle
             if type(cycle) is _QuickCycle:
                 cycle.cancel()
             super().connection_lost(exc)
+            self._unset_keepalive_if_required()
+
+        def answered(self) -> None:
+            """A cycle of ours has written its answer to a connection that stays open."""
+            if self.pipeline:
+                self.on_response_complete()
+                return
+            self.server_state.total_requests += 1
+            self._answered_at = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self._look_later(self.timeout_keep_alive)
+
+        def on_response_complete(self) -> None:
+            self._answered_at = self.loop.time()
+            super().on_response_complete()
+
+        def _look_later(self, seconds: float) -> None:
+            self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+        def timeout_keep_alive_handler(self) -> None:
+            # Quick requests do not make and cancel a timer each: one looks now and then when the last answer was.
+            self.timeout_keep_alive_task = None
+            if self.cycle is not None and not self.cycle.response_complete:
+                return  # its answer looks again
+            left = self._answered_at + self.timeout_keep_alive - self.loop.time()
+            if left > _NEARLY:
+                self._look_later(left)
+            else:
+                super().timeout_keep_alive_handler()
+
+        def _remember(self, cycle: _QuickCycle) -> None:
+            """Know the head of this request again, if it came in one piece with its body and nothing else."""
+            chunk = self._chunk
+            if chunk is None or not cycle.keep_alive:
+                return
+            end = chunk.find(_END) + 4
+            length = _value(self.headers, b"content-length")
+            # Without the field the body came in chunks. A head is the same bytes with the same length of body.
+            if length is None or not length.isdigit() or len(chunk) != end + int(length) or end > _MAX_HEAD:
+                return
+            heads = self.known_heads
+            if len(heads) >= _MAX_HEADS:
+                heads.clear()
+            heads[chunk[:end]] = _Head(self.url, int(length), cycle.timeout)
 
         def _take_the_long_way(self, body: bytes) -> None:
             """Give a request whose body has come to the application, as if nothing had been."""
@@ -114,6 +224,7 @@ class _QuickCycle:
     """One request. Has what uvicorn's protocol asks of its own cycles."""
 
     __slots__ = (
+        "_form",
         "_handler",
         "_protocol",
         "_ticket",
@@ -121,14 +232,18 @@ class _QuickCycle:
         "disconnected",
         "keep_alive",
         "response_complete",
+        "timeout",
     )
 
     message_event = _Nothing()
 
-    def __init__(self, protocol: Any, handler: ModelHandler) -> None:
+    def __init__(
+        self, protocol: Any, handler: ModelHandler, timeout: bytes | None, *, keep_alive: bool
+    ) -> None:
         self.body = b""
+        self.timeout = timeout
         self.disconnected = False
-        self.keep_alive: bool = protocol.parser.should_keep_alive()
+        self.keep_alive = keep_alive
         self.response_complete = False
         self._handler = handler
         self._protocol = protocol
@@ -144,13 +259,13 @@ class _QuickCycle:
     def run(self) -> bool:
         """The body is complete. False: this is not for the short way."""
         try:
-            ticket = self._handler.call_plain(self.body, self._protocol.headers, self._done)
-        except SocaityError as error:
+            call = self._handler.call_plain(self.body, self.timeout, self._done)
+        except Exception as error:  # the edge: whatever it is, the client gets an answer
             self._refuse(error)
             return True
-        if ticket is None:
+        if call is None:
             return False
-        self._ticket = ticket
+        self._ticket, self._form = call
         return True
 
     def cancel(self) -> None:
@@ -163,7 +278,7 @@ class _QuickCycle:
             self._refuse(error)
             return
         try:
-            body = self._handler.encode_plain(result)
+            body = self._handler.encode_plain(result, self._form)
         except Exception as exc:  # a result that has no form in JSON
             self._refuse(exc)
             return
@@ -188,16 +303,18 @@ class _QuickCycle:
         self.response_complete = True
         if self.disconnected or transport.is_closing():
             return
-        parts = [line]
-        for name, value in protocol.server_state.default_headers:
-            parts += (name, b": ", value, b"\r\n")
-        parts += (headers, b"content-length: %d\r\n" % len(body))
-        parts.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-        parts.append(body)
-        transport.write(b"".join(parts))
-        if not self.keep_alive:
+        defaults = protocol.server_state.default_headers
+        if defaults:
+            headers += b"".join([b"%s: %s\r\n" % (name, value) for name, value in defaults])
+        if self.keep_alive:
+            transport.write(b"%s%scontent-length: %d\r\n\r\n%s" % (line, headers, len(body), body))
+            protocol.answered()
+        else:
+            transport.write(
+                b"%s%scontent-length: %d\r\nconnection: close\r\n\r\n%s" % (line, headers, len(body), body)
+            )
             transport.close()
-        protocol.on_response_complete()
+            protocol.on_response_complete()
 
 
 def _is_plain(headers: list[tuple[bytes, bytes]]) -> bool:
@@ -209,6 +326,15 @@ def _is_plain(headers: list[tuple[bytes, bytes]]) -> bool:
         elif name in _SPECIAL or (name == b"accept" and b"socaity" in value):
             return False
     return is_json
+
+
+def _value(headers: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
+    """The value of the last header of that name."""
+    found = None
+    for name, value in headers:
+        if name == wanted:
+            found = value
+    return found
 
 
 def _phrase(status: int) -> bytes:
