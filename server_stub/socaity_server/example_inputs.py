@@ -25,11 +25,11 @@ _IMAGE_AXIS = 224
 _IMAGE_RANK = 4
 _LARGEST_FILE = 64 * 2**20
 _NAMES = ("warmup.json", "warmup.npz")
-_WORDS = (
-    "the of and to in is was for on are with as at be this have from or by one had not but what all were when we there can "
-    "an which their said if do will each about how up out them then she many some so these would other into has more her two "
-    "like him see time could no make than first been its who now people my over did down only way find use may water long"
-).split()  # noqa: SIM905
+_WORDS = """
+    the of and to in is was for on are with as at be this have from or by one had not but what all were when we there can
+    an which their said if do will each about how up out them then she many some so these would other into has more her two
+    like him see time could no make than first been its who now people my over did down only way find use may water long
+""".split()  # noqa: SIM905
 _TEXT_WORDS = (8, 24, 4, 60, 12)
 """How many words made-up texts have, in turns."""
 
