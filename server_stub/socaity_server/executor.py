@@ -126,6 +126,7 @@ class LocalExecutor(Executor):
         else:
             await lease.succeed(result)
         finally:
+            job.task = job.run = None  # the lease refers to the job: a circle that only the garbage collector would undo
             del self._leases[lease]
             self._give_back()
 
@@ -164,7 +165,7 @@ class _RunningJob:
     __slots__ = ("is_lost", "run", "task")
 
     def __init__(self, lease: Lease) -> None:
-        self.task = asyncio.current_task()
+        self.task: asyncio.Task[Any] | None = asyncio.current_task()
         self.run: Run | None = None
         self.is_lost = False
 

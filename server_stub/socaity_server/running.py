@@ -88,6 +88,7 @@ class Run:
             if self._flush is not None:
                 self._flush.cancel()
             self._channel.close()
+            self._work = self._task = None  # they refer to this run: a circle
 
     def _start(self) -> None:
         kind = self._route.kind

@@ -31,18 +31,18 @@ class Waterfall:
     @classmethod
     def of(cls, ticket: Any) -> Self | None:
         """What is known of a call that has ended; None where it did not pass a batcher."""
-        if not isinstance(ticket, Ticket) or ticket.part is None:
+        if not isinstance(ticket, Ticket) or ticket.run is None:
             return None
-        part, now = ticket.part, time.monotonic()
+        run, now = ticket.run, time.monotonic()
         return cls(
             arrived=ticket.arrived,
-            started=part.started,
-            ended=part.ended,
+            started=run.started,
+            ended=run.ended,
             answered=now,
             finished=now,
             rows=ticket.rows,
-            batch_calls=part.batch_calls,
-            batch_rows=part.batch_rows,
+            batch_calls=run.calls,
+            batch_rows=run.rows,
         )
 
     def encoded(self, now: float) -> None:

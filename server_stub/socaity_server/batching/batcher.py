@@ -33,7 +33,7 @@ from .refusals import (
     too_slow,
     unavailable,
 )
-from .ticket import Arrays, OnDone, Part, Present, SplitTicket, Ticket, bucket_key, slices
+from .ticket import Arrays, BatchRun, OnDone, Part, Present, SplitTicket, Ticket, bucket_key, slices
 
 __all__ = ["Batcher", "Ticket"]
 
@@ -400,7 +400,7 @@ class Batcher:
         self._may_wait = not instance.policy.is_inline
         seconds = instance.seconds
         first = parts[0]
-        rows = first.batch_rows if len(parts) == 1 else sum([part.rows for part in parts])
+        rows = first.run.rows if len(parts) == 1 else sum([part.rows for part in parts])
         usual = self.cost.seconds(rows)
         succeeded = failed = 0
         for part in parts:
@@ -444,7 +444,7 @@ class Batcher:
         if tickets:
             now = time.monotonic()
             rows = sum(ticket.rows for ticket in tickets)
-            self._deliver([Part(tickets, None, error, rows, now, now)])
+            self._deliver([Part(tickets, None, error, rows, BatchRun(now, now, 0, 0))])
 
     # Deadlines
 

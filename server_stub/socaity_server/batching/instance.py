@@ -15,7 +15,7 @@ import numpy as np
 from socaity.exceptions import InvalidInputError, ServerError
 
 from .inline import InlinePolicy
-from .ticket import Arrays, Part, Ticket
+from .ticket import Arrays, BatchRun, Part, Ticket
 
 __all__ = ["Instance"]
 
@@ -135,9 +135,13 @@ class Instance:
         else:
             wrong = _what_is_wrong(outputs, rows)
             if wrong is None:
-                return [Part(tickets, outputs, None, rows, started, time.monotonic(), len(tickets), rows)]
+                return [Part(tickets, outputs, None, rows, _run(started, tickets, rows))]
             error = ServerError(wrong, code="model_error")
-        return [Part(tickets, None, error, rows, started, time.monotonic(), len(tickets), rows)]
+        return [Part(tickets, None, error, rows, _run(started, tickets, rows))]
+
+
+def _run(started: float, tickets: Sequence[Ticket], rows: int) -> BatchRun:
+    return BatchRun(started, time.monotonic(), len(tickets), rows)
 
 
 def _joined_inputs(tickets: Sequence[Ticket]) -> Arrays:

@@ -35,7 +35,8 @@ class Outcomes:
         latency = statistics.latency
         counts, bounds = latency.counts, latency.bounds
         for part in parts:
-            outputs, error, started = part.outputs, part.error, part.started
+            outputs, error, run = part.outputs, part.error, part.run
+            started = run.started
             give = None if outputs is None or self._padding is not None else self._present(outputs)
             queued, start = 0.0, 0
             for ticket in part.tickets:
@@ -43,7 +44,7 @@ class Outcomes:
                 on_done = ticket.on_done
                 if on_done is not None:
                     ticket.on_done = None
-                    ticket.part = part
+                    ticket.run = run
                     queued += started - ticket.arrived
                     if type(ticket) is not Piece:
                         if error is None:  # the same as `count`, without its calls

@@ -14,6 +14,7 @@ from .policy import Entry, WaitingRoom, row_slices
 
 __all__ = [
     "Arrays",
+    "BatchRun",
     "OnDone",
     "Owner",
     "Part",
@@ -47,29 +48,33 @@ class Owner(Protocol):
         """The ticket does not wait any more."""
 
 
-class Part(NamedTuple):
-    """Calls that ended together: with the outputs of all of them, row after row, or with one error.
+class BatchRun(NamedTuple):
+    """A batch of `calls` calls and `rows` rows, which took from `started` to `ended` on its instance."""
 
-    The batch of `batch_calls` calls and `batch_rows` rows in which they ran took from `started` to `ended` on its instance.
-    """
+    started: float
+    ended: float
+    calls: int
+    rows: int
+
+
+class Part(NamedTuple):
+    """Calls that ended together: with the outputs of all of them, row after row, or with one error; and how they ran."""
 
     tickets: Sequence[Ticket]
     outputs: Arrays | None
     error: BaseException | None
     rows: int
-    started: float = 0.0
-    ended: float = 0.0
-    batch_calls: int = 0
-    batch_rows: int = 0
+    run: BatchRun
 
 
 class Ticket(Entry):
     """A submitted call. Its outcome goes to `on_done`, once, unless it is cancelled first.
 
-    `part` says afterwards how it ran: with whom, when, how long.
+    `run` says afterwards how it ran: with whom, when, how long. (Not the Part: that one has the tickets, and what refers to
+    each other in a circle is memory that only the garbage collector gives back.)
     """
 
-    __slots__ = ("_owner", "inputs", "on_done", "part", "single")
+    __slots__ = ("_owner", "inputs", "on_done", "run", "single")
 
     def __init__(
         self,
@@ -97,7 +102,7 @@ class Ticket(Entry):
         self.inputs = inputs
         self.on_done: OnDone | None = on_done
         self.single = single
-        self.part: Part | None = None
+        self.run: BatchRun | None = None
         self._owner = owner
 
     def cancel(self) -> None:
@@ -189,7 +194,7 @@ class SplitTicket(Ticket):
                 error = ServerError(f"The outputs of the pieces of a large call do not fit together: {exc}")
                 error.__cause__ = exc
         self.on_done = None
-        self.part = next((piece.part for piece in self._pieces if piece.part is not None), None)
+        self.run = next((piece.run for piece in self._pieces if piece.run is not None), None)
         self.withdraw()
         self._owner.ended(self, error)
         on_done(joined, error)

@@ -164,6 +164,9 @@ if HttpToolsProtocol is not None:
                 cycle.cancel()
             super().connection_lost(exc)
             self._unset_keepalive_if_required()
+            if cycle is None or cycle.response_complete or type(cycle) is _QuickCycle:
+                # What refers to each other in a circle would stay until the garbage collector looks, which is seldom.
+                self.cycle = self.flow = self.transport = None  # type: ignore[assignment]
 
         def answered(self) -> None:
             """A cycle of ours has written its answer to a connection that stays open."""
