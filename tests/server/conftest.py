@@ -15,8 +15,11 @@ SOON = 10.0
 
 
 @contextlib.contextmanager
-def serve(router: SocaityRouter) -> Iterator[str]:
-    """The address of `router` on a free loopback port; uvicorn runs on a thread and ends with the block."""
+def serve(router: SocaityRouter, *, keep_alive: float | None = None) -> Iterator[str]:
+    """The address of `router` on a free loopback port; uvicorn runs on a thread and ends with the block.
+
+    Connections that are idle are closed after `keep_alive` seconds.
+    """
     ready = threading.Event()
     address: list[str] = []
 
@@ -25,6 +28,8 @@ def serve(router: SocaityRouter) -> Iterator[str]:
         ready.set()
 
     server = router.server(port=0, on_ready=on_ready)
+    if keep_alive is not None:
+        server.config.timeout_keep_alive = keep_alive  # type: ignore[assignment]  # fractions work
     thread = threading.Thread(target=server.run, name="live-server", daemon=True)
     thread.start()
     try:

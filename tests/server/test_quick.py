@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -15,6 +16,7 @@ from starlette.responses import PlainTextResponse
 
 from socaity_server import SocaityRouter
 from socaity_server.frontends.limits import Limits
+from socaity_server.frontends.lite import ModelHandler
 
 from .conftest import serve
 from .test_models_http import DEADLINE, Scaler
@@ -58,6 +60,9 @@ class Connection:
             headers[name] = value
         body = self._file.read(int(headers.get("content-length", "0")))
         return status, headers, json.loads(body) if body else None
+
+    def raw_line(self) -> bytes:
+        return self._file.readline()
 
     def is_at_end(self) -> bool:
         return self._file.read(1) == b""
@@ -269,3 +274,69 @@ def test_stopping_server_answers_what_it_has_taken(router: SocaityRouter) -> Non
         assert connection.response()[2] == [2, 4]
     thread.join(DEADLINE)
     assert not thread.is_alive()
+
+
+def test_known_heads_are_told_apart_and_never_taken_for_bodies(connection: Connection) -> None:
+    """The same head again and again; between them others, pieces, two at once, and heads inside of bodies."""
+
+    def both(number: int) -> bytes:
+        return request({"x": [number, 7]}) + request({"x": [number, 8]})
+
+    for number in range(10, 30):
+        known = request({"x": [number, 1]})
+        connection.send(known)
+        assert connection.response()[2] == [2 * number, 2]
+        at = number % len(known)
+        connection.send(known[:at], known[at:])
+        assert connection.response()[2] == [2 * number, 2]
+        connection.send(both(number))
+        assert [connection.response()[2] for _ in range(2)] == [[2 * number, 14], [2 * number, 16]]
+        connection.send(b"\r\n" + known)  # empty lines before a request are allowed
+        assert connection.response()[2] == [2 * number, 2]
+        connection.send(request({"text": request({"x": [1, 2]}).decode()}, "/echo"))
+        assert connection.response()[2] == request({"x": [1, 2]}).decode()
+
+
+def test_known_head_with_another_length_of_body_is_not_taken(connection: Connection) -> None:
+    known = request({"x": [10, 1]})
+    head, body = known[: known.index(b"\r\n\r\n") + 4], known[known.index(b"\r\n\r\n") + 4 :]
+    for _ in range(2):
+        connection.send(known)
+        assert connection.response()[2] == [20, 2]
+    connection.send(head + body[:-1], b"}")
+    assert connection.response()[2] == [20, 2]
+    connection.send(b"X" + known)
+    assert connection.raw_line() in (b"HTTP/1.1 400 Bad Request\r\n", b"HTTP/1.1 405 Method Not Allowed\r\n")
+
+
+def test_known_head_takes_the_long_way_when_the_short_one_is_closed(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        if number == 2:
+            monkeypatch.setattr(ModelHandler, "call_plain", lambda *arguments: None)
+        connection.send(request({"x": [number, 2]}))
+        assert connection.response()[::2] == (200, [2 * number, 4])
+
+
+@pytest.mark.parametrize("path", [PATH, "/echo"])
+def test_idle_connection_is_closed_and_a_busy_one_is_not(
+    router: SocaityRouter, scaler: Scaler, path: str
+) -> None:
+    router.add_model(scaler, name="scale")
+
+    @router.add_route("/echo")
+    async def echo(text: str) -> str:
+        return text
+
+    body = {"text": "a"} if path == "/echo" else {"x": [1, 2]}
+    with serve(router, keep_alive=0.3) as url, closing(Connection(int(url.rpartition(":")[2]))) as one:
+        began = time.monotonic()
+        while time.monotonic() < began + 0.5:  # longer than the limit, and never idle for as long
+            one.send(request({"x": [1, 2]}))
+            assert one.response()[0] == 200
+            one.send(request(body, path))
+            assert one.response()[0] == 200
+        left = time.monotonic()
+        assert one.is_at_end()
+        assert 0.2 < time.monotonic() - left < DEADLINE
