@@ -41,7 +41,7 @@ _QUEUE_ROWS = 65536
 _QUEUE_BYTES = 2**30
 _PATIENCE = 1.0
 _PATIENCE_BATCHES = 10
-_SAYS_NOTHING = frozenset({"deadline_exceeded", "unavailable"})
+_SAYS_NOTHING = frozenset({"deadline_exceeded", "model_stuck", "unavailable"})
 _NEARLY = 0.9
 """The batch was handed over a little before the runtime got it."""
 _SLOWEST = 10
@@ -181,6 +181,7 @@ class DirectRoute:
             replay=route.idempotent,
             statistics=self.statistics,
             present=_presented,
+            has_text=_has_text(route),
             name=route.name,
         )
 
@@ -219,6 +220,7 @@ class DirectRoute:
             on_batch=self._on_batch,
             interrupt=self._interrupt,
             present=_presented,
+            has_text=_has_text(route),
             name=route.name,
         )
 
@@ -248,6 +250,11 @@ def _timeout_of(model: LoadedModel, default: float) -> float:
     if profile is None:
         return default
     return max(default, _SLOWEST * (profile.fixed + profile.per_row * profile.max_batch_size))
+
+
+def _has_text(route: Route) -> bool:
+    assert route.tensors is not None
+    return any(item.dtype in (None, "object") for item in route.tensors.inputs.values())
 
 
 def _presented(outputs: Arrays) -> Callable[[int, int, bool], Any]:

@@ -126,7 +126,9 @@ class LocalExecutor(Executor):
         else:
             await lease.succeed(result)
         finally:
-            job.task = job.run = None  # the lease refers to the job: a circle that only the garbage collector would undo
+            job.task = job.run = (
+                None  # the lease refers to the job: a circle that only the garbage collector would undo
+            )
             del self._leases[lease]
             self._give_back()
 

@@ -189,16 +189,39 @@ def _taker(item: TensorInput, has_batch_axis: bool) -> _Taker:
 def _as_array(name: str, item: TensorInput, value: Any) -> np.ndarray[Any, Any]:
     if value is None or isinstance(value, dict | bytes | bytearray):
         raise _wrong(name, item, shown(value))
+    # Numpy would give every text the room of the longest one, in a block of its own.
+    is_text = item.dtype == "object" or _holds_text(value)
+    if is_text and item.dtype not in (None, "object"):
+        raise InvalidInputError(
+            f"Parameter {name!r} must be numbers ({item.dtype}); got text: {shown(value)}.", parameter=name
+        )
     try:
-        array = np.asarray(value)
+        array = np.asarray(value, object if is_text else None)
     except (TypeError, ValueError) as exc:
         reason = "lists of different lengths" if "inhomogeneous" in str(exc) else shown(value)
         raise _wrong(name, item, reason) from exc
-    if array.dtype.kind in "US":
-        return array.astype(object)
-    if array.dtype.kind == "O" and item.dtype != "object":
+    if is_text:
+        if any(type(cell) is list for cell in array.flat):
+            raise _wrong(name, item, "lists of different lengths")
+        return array
+    if array.dtype.kind == "O":
         raise _wrong(name, item, f"a list with something else in it: {shown(value)}")
     return array
+
+
+def _holds_text(value: Any) -> bool:
+    """Whether there is text, or bytes, at any depth."""
+    if not isinstance(value, list | tuple):
+        return isinstance(value, str | bytes)
+    left = [value]
+    while left:
+        one = left.pop()
+        kinds = set(map(type, one))  # one pass in C: long lists of numbers are cheap
+        if str in kinds or bytes in kinds:
+            return True
+        if list in kinds or tuple in kinds:
+            left += [part for part in one if type(part) in (list, tuple)]
+    return False
 
 
 def _cast(name: str, array: np.ndarray[Any, Any], dtype: np.dtype[Any], value: Any) -> np.ndarray[Any, Any]:

@@ -567,11 +567,136 @@ def test_model_that_hangs_is_given_up_and_told() -> None:
         }
         assert interrupted.is_set()
         assert outcomes == [(0, 2)]
+        with pytest.raises(ServerError, match="hangs") as caught:  # it would wait for ever
+            batcher.submit(rows_of(9), 1, answers.of(9))
+        assert (caught.value.status, caught.value.code) == (503, "model_stuck")
         model.let_go()
+        assert await batcher.drain(DEADLINE)
         batcher.submit(rows_of(2), 1, answers.of(2))
         model.let_go()
         await answers.count(3)
         assert answers.values == {2: [4]}
+        assert outcomes == [(0, 2), (1, 0)]  # the batch that was given up counts once
+        await batcher.aclose()
+
+    run_with_deadline(main)
+
+
+def test_batch_that_was_given_up_does_not_run_again() -> None:
+    async def main() -> None:
+        answers = Answers()
+        ran: list[int] = []
+        end = threading.Event()
+
+        def hang(inputs: Arrays) -> Arrays:
+            ran.append(len(inputs["x"]))
+            assert end.wait(DEADLINE)
+            raise RuntimeError("terminated")
+
+        batcher = Batcher(hang, max_batch_size=4, run_timeout=0.02, interrupt=end.set, name="m")
+        for call in range(4):
+            batcher.submit(rows_of(call), 1, answers.of(call))
+        await answers.count(4)
+        assert await batcher.drain(DEADLINE)
+        assert ran == [4]
+        await batcher.aclose()
+
+    run_with_deadline(main)
+
+
+def test_halves_of_a_failed_batch_are_without_those_who_have_gone() -> None:
+    async def main() -> None:
+        answers = Answers()
+        ran: list[list[int]] = []
+        may_fail = threading.Event()
+
+        def fail_once(inputs: Arrays) -> Arrays:
+            ran.append(inputs["x"].reshape(-1).tolist())
+            if len(ran) == 1:
+                assert may_fail.wait(DEADLINE)
+                raise RuntimeError("once")
+            return double(inputs)
+
+        batcher = Batcher(fail_once, max_batch_size=8, name="m")
+        tickets = [batcher.submit(rows_of(call), 1, answers.of(call)) for call in range(5)]
+        while not ran:
+            await asyncio.sleep(0)
+        for call in (0, 2, 4):
+            tickets[call].cancel()
+        may_fail.set()
+        await answers.count(2)
+        assert answers.values == {1: [2], 3: [6]}
+        assert ran == [[0, 1, 2, 3, 4], [1], [3]]
+        await batcher.aclose()
+
+    run_with_deadline(main)
+
+
+def test_what_is_refused_or_run_again_says_nothing_about_the_service_time() -> None:
+    async def main() -> None:
+        answers = Answers()
+
+        def picky(inputs: Arrays) -> Arrays:
+            if (inputs["x"] < 0).any():
+                raise InvalidInputError("negative")
+            return double(inputs)
+
+        batcher = Batcher(picky, max_batch_size=4, cost=CostModel(0.5, 0.1), name="m")
+        for call in range(40):
+            batcher.submit(rows_of(-1000), 1, answers.of(call))
+            await answers.count(call + 1)
+        for call in range(40, 44):  # one of the four is wrong: the others run in halves
+            batcher.submit(rows_of(-1 if call == 41 else call), 1, answers.of(call))
+        await answers.count(44)
+        assert len(answers.values) == 3
+        assert (batcher.cost.fixed, batcher.cost.per_row) == (0.5, 0.1)
+        await batcher.aclose()
+
+    run_with_deadline(main)
+
+
+def test_call_with_little_time_ends_a_pause_that_is_too_long_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pause(self: Patience, waiting: object, enough: int, deadline: float, now: float) -> float:
+        self.wanted = enough
+        return max(min(DEADLINE, deadline - now - 1.0), 0.0)
+
+    monkeypatch.setattr(Patience, "pause", pause)
+
+    async def main() -> None:
+        answers = Answers()
+        batcher = Batcher(double, max_batch_size=4, name="m")
+        batcher.submit(rows_of(1), 1, answers.of(0))
+        await asyncio.sleep(0)  # turns of the loop, so that the timer is set
+        await asyncio.sleep(0)
+        assert not answers.values
+        began = time.monotonic()
+        batcher.submit(rows_of(2), 1, answers.of(1), deadline=began + 1.0)
+        await answers.count(2)
+        assert answers.values == {0: [2], 1: [4]}
+        assert time.monotonic() - began < 0.9
+        await batcher.aclose()
+
+    run_with_deadline(main)
+
+
+def test_texts_count_with_their_bytes() -> None:
+    async def main() -> None:
+        answers, model = Answers(), threading.Event()
+
+        def wait(inputs: Arrays) -> Arrays:
+            assert model.wait(DEADLINE)
+            return {"y": np.zeros((len(inputs["x"]), 1))}
+
+        batcher = Batcher(wait, max_batch_size=1, queue_bytes=250_000, has_text=True, name="m")
+        for call in range(3):  # one runs, two wait
+            batcher.submit({"x": np.array(["a" * 100_000], object)}, 1, answers.of(call))
+            await asyncio.sleep(0)
+        assert batcher.queued_bytes > 200_000
+        with pytest.raises(ServerError, match="bytes wait") as caught:
+            batcher.submit({"x": np.array(["a" * 100_000], object)}, 1, answers.of(3))
+        assert caught.value.code == "queue_full"
+        model.set()
+        await answers.count(3)
         await batcher.aclose()
 
     run_with_deadline(main)

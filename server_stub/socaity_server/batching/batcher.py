@@ -29,11 +29,23 @@ from .refusals import (
     internal,
     is_callers_fault,
     never_fits,
+    stuck,
     too_late,
     too_slow,
     unavailable,
 )
-from .ticket import Arrays, BatchRun, OnDone, Part, Present, SplitTicket, Ticket, bucket_key, slices
+from .ticket import (
+    Arrays,
+    BatchRun,
+    OnDone,
+    Part,
+    Present,
+    SplitTicket,
+    Ticket,
+    bucket_key,
+    slices,
+    text_bytes,
+)
 
 __all__ = ["Batcher", "Ticket"]
 
@@ -57,6 +69,8 @@ class Batcher:
     runs on the loop thread (`InlinePolicy`). At most `queue_rows` rows and `queue_bytes` bytes wait; what runs does not
     count. A batch that takes longer than `run_timeout` seconds is given up: its calls are answered, and `interrupt`, where
     there is one, is called.
+
+    With `has_text` inputs may be arrays of objects, whose texts are counted.
 
     `on_batch(succeeded, failed, seconds, usual)` is told of every batch: its calls by outcome (those with wrong input are
     neither), how long it took, how long one of its size takes usually (0: not known).
@@ -84,6 +98,7 @@ class Batcher:
         after_batch: Callable[[], None] | None = None,
         interrupt: Callable[[], object] | None = None,
         present: Present = slices,
+        has_text: bool = False,
     ) -> None:
         _check("instances", instances, 1)
         _check("queue_rows", queue_rows, 1)
@@ -104,6 +119,7 @@ class Batcher:
         self._inline = inline
         self._padding = padding
         self._present = present
+        self._has_text = has_text
         self._outcomes = Outcomes(name, self.statistics, padding, present)
         self._on_batch = on_batch
         self._interrupt = interrupt
@@ -192,19 +208,24 @@ class Batcher:
         size = 0
         for array in inputs.values():
             size += array.nbytes
+        if self._has_text:
+            size += text_bytes(inputs)
         if waiting.rows + rows > self.queue_rows or waiting.size + size > self.queue_bytes:
             self.statistics.failures["rejected"] += 1
             raise self._refusal(rows, size)
         if key is None:
             key = (bucket_key if self._padding is None else self._padding.key)(inputs, rows)
         now = time.monotonic()
+        if self._given_up and self.is_stuck:
+            self.statistics.failures["rejected"] += 1
+            raise stuck(self.name, self._residual(now)[1])
         if self._may_wait:
             self._patience.arrived(rows, now)
         if waiting.rows and (deadline != math.inf or max_wait != math.inf):
             allowed = min(deadline - now, max_wait)
             # Who has more time than all that waits can take needs no closer look.
             most = (waiting.rows + rows) * self._row_seconds + self.batch_seconds
-            if most > allowed or self._given_up:
+            if most > allowed:
                 self._check_time(rows, allowed, now)
         if rows > waiting.max_rows:
             ticket: Ticket = SplitTicket(
@@ -223,12 +244,13 @@ class Batcher:
         else:
             ticket = Ticket(self, key, inputs, rows, on_done, now, deadline, priority, size, single)
             waiting.add(ticket)
-        if deadline < self._sweep_at:
+        is_urgent = deadline < self._sweep_at  # a pause may have been meant for calls with more time
+        if is_urgent:
             self._sweep_no_later_than(deadline)
         if (
             self._free
             and not self._dispatch_scheduled
-            and (self._timer is None or waiting.rows >= self._patience.wanted)
+            and (self._timer is None or is_urgent or waiting.rows >= self._patience.wanted)
         ):
             self._dispatch_scheduled = True
             loop.call_soon(self._dispatch_soon)
@@ -364,11 +386,7 @@ class Batcher:
                 instance.start(batch, now)
                 continue
             # one batch a turn, so that the loop gets to its sockets in between
-            parts = instance.run_inline(batch, now)
-            self._count_batch(instance, parts)
-            if waiting.rows:
-                self._dispatch_later()
-            self._deliver(parts)
+            self._finished_inline(instance, instance.run_inline(batch, now))
             return
 
     def _without_expired(self, batch: list[Ticket], now: float) -> list[Ticket]:
@@ -380,10 +398,22 @@ class Batcher:
         if end < self._sweep_at:
             self._sweep_no_later_than(end)
 
+    def _finished_inline(self, instance: Instance, parts: list[Part]) -> None:
+        try:
+            self._count_batch(instance, parts)
+        finally:
+            if self._waiting.rows:
+                self._dispatch_later()
+            self._deliver(parts)
+
     def _finished(self, instance: Instance, parts: list[Part]) -> None:
         """Called by `instance` on the loop thread: start its next batch before handing out this one."""
         try:
-            self._count_batch(instance, parts)
+            try:
+                self._count_batch(instance, parts)
+            except BaseException:
+                self._dispatch_later()
+                raise
             waiting = self._waiting.rows
             if waiting and not self._closed:
                 rows = sum([part.rows for part in parts])
@@ -396,6 +426,7 @@ class Batcher:
 
     def _count_batch(self, instance: Instance, parts: list[Part]) -> None:
         self._free.append(instance)
+        was_given_up = instance in self._given_up
         self._given_up.discard(instance)
         self._may_wait = not instance.policy.is_inline
         seconds = instance.seconds
@@ -408,7 +439,7 @@ class Batcher:
                 succeeded += len(part.tickets)
             elif not is_callers_fault(part.error):
                 failed += len(part.tickets)
-        if not failed:
+        if len(parts) == 1 and first.error is None:  # what was refused, or run again in halves, says nothing
             self.cost.observe(rows, seconds)
             self._note_cost()
         statistics = self.statistics
@@ -416,7 +447,7 @@ class Batcher:
         statistics.rows += rows
         statistics.compute_seconds += seconds
         statistics.batch_rows.observe(rows)
-        if self._on_batch is not None:
+        if self._on_batch is not None and not was_given_up:  # which it was told then
             self._on_batch(succeeded, failed, seconds, usual)
 
     def _note_cost(self) -> None:
@@ -508,15 +539,14 @@ class Batcher:
 
     def _check_time(self, rows: int, allowed: float, now: float) -> None:
         """Raises ServerError where the answer would come later than `allowed` seconds from now."""
-        residual, overdue = self._residual(now)
+        residual, _ = self._residual(now)
         state = (residual, rows, self.cost, self.instance_count, self.rush_batch_size)
-        # A batch that runs for longer than usual has made the measurement stale: then at least as long again.
-        wait = max(predicted_wait(self._waiting.rows, *state), overdue if self.is_stuck else 0.0)
+        wait = predicted_wait(self._waiting.rows, *state)
         if wait <= allowed:
             return
         self.statistics.failures["rejected"] += 1
         later = retry_after(self._waiting.rows, *state, allowed=allowed)
-        raise too_late(self.name, wait, allowed, max(later, overdue if self.is_stuck else 0.0))
+        raise too_late(self.name, wait, allowed, later)
 
     @property
     def is_stuck(self) -> bool:

@@ -120,18 +120,18 @@ class Instance:
             # The edge: an error that got past it would leave the calls waiting for ever.
             error = _as_error(exc)
             may_replay = self._replay or isinstance(exc, InvalidInputError)  # refused before it ran
+            may_replay = may_replay and not self.is_given_up
             if len(tickets) > 1 and may_replay and not _killed_its_process(exc):
                 if not self.seconds:
                     self.seconds = time.monotonic() - started
                 _logger.debug(
                     "A batch of %d calls raised %s; running its halves.", len(tickets), type(exc).__name__
                 )
-                middle = len(tickets) // 2
-                return [
-                    part
-                    for half in (tickets[:middle], tickets[middle:])
-                    for part in self._outcome(half, time.monotonic())
-                ]
+                wanted = [ticket for ticket in tickets if ticket.on_done is not None]
+                middle = (len(wanted) + 1) // 2
+                halves = [half for half in (wanted[:middle], wanted[middle:]) if half]
+                if halves:
+                    return [part for half in halves for part in self._outcome(half, time.monotonic())]
         else:
             wrong = _what_is_wrong(outputs, rows)
             if wrong is None:

@@ -11,6 +11,7 @@ __all__ = [
     "is_callers_fault",
     "never_fits",
     "reason",
+    "stuck",
     "too_late",
     "too_slow",
     "unavailable",
@@ -44,6 +45,16 @@ def too_late(name: str, wait: float, allowed: float, retry_after: float) -> Serv
         status=503,
         code="too_late",
         retry_after=max(retry_after, 0.001),
+    )
+
+
+def stuck(name: str, overdue: float) -> ServerError:
+    """503: every instance runs a batch that was given up."""
+    return ServerError(
+        f"The model {name!r} hangs: every instance runs a batch that took longer than it may.",
+        status=503,
+        code="model_stuck",
+        retry_after=max(overdue, 1.0),
     )
 
 
@@ -89,6 +100,6 @@ def reason(error: BaseException) -> str:
     code = getattr(error, "code", None)
     if code == "deadline_exceeded":
         return "expired"
-    if code in ("unavailable", "queue_full", "too_late"):
+    if code in ("unavailable", "queue_full", "too_late", "model_stuck"):
         return "rejected"
     return "invalid" if is_callers_fault(error) else "model"

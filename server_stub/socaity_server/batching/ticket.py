@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -24,6 +25,7 @@ __all__ = [
     "Ticket",
     "bucket_key",
     "slices",
+    "text_bytes",
 ]
 
 Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
@@ -206,6 +208,11 @@ def slices(outputs: Arrays) -> Callable[[int, int, bool], Arrays]:
         ((name, array),) = outputs.items()
         return lambda start, end, single: {name: array[start:end]}
     return lambda start, end, single: {name: array[start:end] for name, array in outputs.items()}
+
+
+def text_bytes(inputs: Arrays) -> int:
+    """What the texts of `inputs` hold, which their arrays only point to."""
+    return sum(sum(map(sys.getsizeof, array.flat)) for array in inputs.values() if array.dtype.kind == "O")
 
 
 def bucket_key(inputs: Arrays, rows: int) -> Hashable:
