@@ -19,6 +19,7 @@ _BUCKETS = 10
 _SLOW = 10.0
 _SLOWEST_QUICK = 0.05
 """Seconds below which no batch is slow by comparison: a model of microseconds waits for the scheduler now and then."""
+_RECOVERY_TIME = 5.0
 _PROBE_TIMEOUT = 10.0
 _SHORTEST = 0.001
 
@@ -53,10 +54,11 @@ class CircuitBreaker:
         """How often it opened, failed probes included."""
         self.on_change = on_change
         self._config = config
+        self._recovery_time = _RECOVERY_TIME if config.recovery_time is None else config.recovery_time
         self._window = _Window(config.window)
         self._cause = ""
         self._probe_timeout = (
-            max(config.recovery_time, _PROBE_TIMEOUT) if probe_timeout is None else probe_timeout
+            max(self._recovery_time, _PROBE_TIMEOUT) if probe_timeout is None else probe_timeout
         )
         self._probe_until: float | None = None
 
@@ -66,13 +68,13 @@ class CircuitBreaker:
             return None
         if self.state == "open":
             assert self.opened_at is not None
-            left = self.opened_at + self._config.recovery_time - now
+            left = self.opened_at + self._recovery_time - now
             if left > 0:
                 return max(left, _SHORTEST)
             self._change("half_open", self.reason)
         elif self._probe_until is not None and now < self._probe_until:
             # Its outcome may come at any moment, and is known by then at the latest.
-            return max(min(self._probe_until - now, self._config.recovery_time), _SHORTEST)
+            return max(min(self._probe_until - now, self._recovery_time), _SHORTEST)
         self._probe_until = now + self._probe_timeout
         return None
 

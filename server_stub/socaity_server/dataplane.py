@@ -33,6 +33,8 @@ from .upstream import Upstream
 __all__ = ["DataPlane"]
 
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
+_LAST_SECONDS = 1.0
+"""What each step of closing gets when the grace is over."""
 
 
 class DataPlane:
@@ -58,7 +60,8 @@ class DataPlane:
         self.started_at: float | None = None
         self._statistics: dict[str, ModelStatistics] = {}
         self._loading: asyncio.Task[Any] | None = None
-        self._retired: set[asyncio.Task[None]] = set()
+        self._retired: dict[asyncio.Task[None], DirectRoute] = {}
+        self._close_by = math.inf
         self._upstream = Upstream(self)
         self.instance = secrets.token_hex(8)
         self.routes: dict[str, Route] = {}
@@ -106,7 +109,7 @@ class DataPlane:
         self.backend = self._make_backend()
         self.blobs = self._make_blobs()
         # Nothing is awaited between here and the last line in the memory back-end; a second start sees `_loop`.
-        self._loop, self._is_closing = loop, False
+        self._loop, self._is_closing, self._close_by = loop, False, math.inf
         self.started_at = time.monotonic()
         await self.backend.open()
         for route in self.routes.values():
@@ -119,6 +122,7 @@ class DataPlane:
         if self._loop is None or self._is_closing:
             return
         self._is_closing = True
+        self._close_by = time.monotonic() + grace
         if self._loading is not None:
             self._loading.cancel()
         await asyncio.gather(
@@ -127,19 +131,23 @@ class DataPlane:
         )
 
     async def aclose(self, grace: float = 10.0) -> None:
-        """`drain`, then give everything back; `start` may follow.
+        """`drain`, then give everything back, which takes some seconds more at most; `start` may follow.
 
         Models that were added one by one stay loaded: the router has them, and serves them again after the next start.
         """
         if self._loop is None:
             return
-        deadline = time.monotonic() + grace
         await self.drain(grace)
-        left = max(deadline - time.monotonic(), 1.0)
-        await asyncio.gather(*[direct.batcher.aclose(left) for direct in self._direct.values()])
-        await self.retired()
+        left = max(self._close_by - time.monotonic(), _LAST_SECONDS)
+        retired = list(self._retired.items())
+        if retired:
+            await asyncio.wait([task for task, _ in retired], timeout=left)
+        for task, _ in retired:
+            task.cancel()
+        directs = [*self._direct.values(), *[direct for task, direct in retired if not task.done()]]
+        await asyncio.gather(*[direct.batcher.aclose(left) for direct in directs])
         if self.repository is not None:
-            await self.repository.aclose()
+            await self.repository.aclose(left)
         for slots in self._slots.values():
             slots.threads.close()
         await self.backend.close()
@@ -183,10 +191,11 @@ class DataPlane:
         if old is not None:
             self._retire(old)
 
-    async def retired(self) -> None:
-        """Wait until no call is left of the models that were replaced or removed up to now."""
-        if self._retired:
-            await asyncio.wait(self._retired)
+    async def retired(self, name: str | None = None) -> None:
+        """Wait until no call is left of what was replaced or removed up to now, under that name or any."""
+        tasks = [task for task, direct in self._retired.items() if name in (None, direct.route.name)]
+        if tasks:
+            await asyncio.wait(tasks)
 
     def _retire(self, old: DirectRoute) -> None:
         async def finish() -> None:
@@ -194,8 +203,8 @@ class DataPlane:
             await old.batcher.aclose()
 
         task = asyncio.get_running_loop().create_task(finish())
-        self._retired.add(task)
-        task.add_done_callback(self._retired.discard)
+        self._retired[task] = old
+        task.add_done_callback(self._retired.pop)
 
     def route(self, name: str) -> Route:
         """The route of that name; raises NotFoundError that names near ones, or ServerError 503 for a model that is not ready."""
@@ -244,7 +253,11 @@ class DataPlane:
     def direct(self, route: Route) -> DirectRoute:
         """The batcher's side of a batched route; `direct(route).call` is the bound fast path."""
         self._check_open()
-        return self._direct[route.name]
+        direct = self._direct.get(route.name)
+        if direct is None:  # withdrawn while its request was on the way
+            self.route(route.name)
+            raise NotFoundError(f"There is no model {route.name!r} any more.", code="endpoint_not_found")
+        return direct
 
     # Jobs
 

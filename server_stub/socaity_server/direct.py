@@ -59,10 +59,10 @@ class _Probe:
 
     def __init__(self, breaker: CircuitBreaker, ticket: Cancellable) -> None:
         self._breaker = breaker
-        self._ticket = ticket
+        self.ticket = ticket
 
     def cancel(self) -> None:
-        self._ticket.cancel()
+        self.ticket.cancel()
         self._breaker.abandon()
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 from socaity.exceptions import ConfigurationError
 
 from .example_inputs import Arrays, ExampleInputs
-from .model_config import BreakerConfig, ModelConfig
+from .model_config import ModelConfig
 from .profile import Profile, ProfileCache, batch_dependence, tune
 from .runtimes.base import Runtime, RuntimeOptions
 from .runtimes.registry import backend_of, engine_of, load_runtime
@@ -26,6 +27,8 @@ __all__ = ["LoadedModel", "load_model"]
 _CHUNK = 2**20
 _MAX_BATCH_SIZE = 64
 _WARM_UP_ROWS = 2
+_FIRST_RUN_SECONDS = 60.0
+"""After so long the first run is ended, where its engine can be."""
 _COMPARED_ROWS = 4
 _COMPARE_SECONDS = 1.0
 _MOST_PROCESSES = 4
@@ -131,7 +134,8 @@ def load_model(
         )
         with _closed_on_error(runtime):
             _apply(runtime, config, name)
-            looks.append(_warm_up(runtime, config, examples))
+            with _interrupted_when_hanging(runtime):
+                looks.append(_warm_up(runtime, config, examples))
         return runtime
 
     def example(runtime: Runtime, rows: int) -> Arrays | None:
@@ -176,7 +180,7 @@ def _with_settings(config: ModelConfig, settings: ModelSettings | None) -> Model
     if config.queue_size is None:
         changes["queue_size"] = settings.queue_size
     breaker = config.circuit_breaker
-    if settings.breaker_recovery is not None and breaker.recovery_time == BreakerConfig().recovery_time:
+    if settings.breaker_recovery is not None and breaker.recovery_time is None:
         changes["circuit_breaker"] = dataclasses.replace(breaker, recovery_time=settings.breaker_recovery)
     return dataclasses.replace(config, **changes)
 
@@ -272,6 +276,18 @@ def _within(profile: Profile, most: int | None) -> Profile:
         max_batch_size=min(profile.max_batch_size, most),
         rush_batch_size=min(profile.rush_batch_size, most),
     )
+
+
+@contextmanager
+def _interrupted_when_hanging(runtime: Runtime) -> Iterator[None]:
+    """A first run that does not end, as of a model that waits for a network, must not keep all others from being loaded."""
+    timer = threading.Timer(_FIRST_RUN_SECONDS, runtime.interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

@@ -25,7 +25,8 @@ class BreakerConfig:
     slow_seconds: float | None = None
     minimum_calls: int = 20
     window: float = 10.0
-    recovery_time: float = 5.0
+    recovery_time: float | None = None
+    """None: 5, or what CIRCUIT_BREAKER_RECOVERY_TIMEOUT says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ OnReady: TypeAlias = Callable[[str, LoadedModel, LoadedModel | None], Awaitable[
 OnGone: TypeAlias = Callable[[str, LoadedModel], Awaitable[None]]
 
 _logger = logging.getLogger(__name__)
+_LONGEST_LOAD = 900.0
+"""Seconds after which a load is given up, so that others get their turn."""
 _USUAL_LOAD = 5.0
 """Seconds that a load is said to take before one has been seen."""
 
@@ -181,7 +183,7 @@ class ModelSlot:
         services = self._services
         why: str | None = None
         try:
-            async with services.limit:
+            async with services.limit, asyncio.timeout(_LONGEST_LOAD):
                 self._load_began = services.clock()
                 loaded, changed = await on_thread(
                     lambda: self._blocking_load(files), discard=lambda found: _close(found[0])
@@ -189,6 +191,9 @@ class ModelSlot:
             self._load_seconds = services.clock() - self._load_began
             self._own_files |= changed & self._written
             self._written = changed
+        except TimeoutError:
+            why = f"It was not loaded within {_LONGEST_LOAD:.0f} s; it hangs, or needs a faster disk."
+            _logger.warning("The model %s could not be loaded: %s", self.name, why)
         except Exception as exc:  # a model's own code may raise anything
             why = services.reason(exc)
             if not isinstance(exc, ConfigurationError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import inspect
+import reprlib
 import types
 import typing
 from typing import Any
@@ -22,6 +23,8 @@ from .values import to_plain
 __all__ = ["Parameter"]
 
 _LONGEST_SHOWN = 60
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _LONGEST_SHOWN
 _SCALARS = frozenset(np.sctypeDict.values())
 
 
@@ -145,7 +148,7 @@ def shown(value: Any) -> str:
         return f"a {value.dtype} array of shape {list(value.shape)}"
     if isinstance(value, bytes | bytearray | memoryview):
         return f"{len(value)} bytes"
-    text = repr(value)
+    text = _SHORT.repr(value)  # never the whole of something large
     if len(text) > _LONGEST_SHOWN:
         text = text[: _LONGEST_SHOWN - 1] + "…"
     return f"{type(value).__name__} {text}"

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from socaity.exceptions import InvalidInputError
+from socaity.protocol.messagepack import MAX_DEPTH
+
 __all__ = ["Reference", "find_references", "follow", "resolve"]
 
 
@@ -48,7 +51,9 @@ def follow(result: Any, path: Sequence[Any]) -> Any:
     return result
 
 
-def _walk(value: Any) -> Iterator[Reference]:
+def _walk(value: Any, depth: int = 0) -> Iterator[Reference]:
+    if depth > MAX_DEPTH:
+        raise InvalidInputError(f"The arguments are nested deeper than {MAX_DEPTH}.", code="too_deep")
     if type(value) is dict:
         reference = _read(value)
         if reference is not None:
@@ -56,14 +61,14 @@ def _walk(value: Any) -> Iterator[Reference]:
             return
         for item in value.values():
             if type(item) in (dict, list):
-                yield from _walk(item)
+                yield from _walk(item, depth + 1)
     else:
         # One pass in C over the types keeps long lists of numbers cheap.
         kinds = set(map(type, value))
         if dict in kinds or list in kinds:
             for item in value:
                 if type(item) in (dict, list):
-                    yield from _walk(item)
+                    yield from _walk(item, depth + 1)
 
 
 def _read(value: dict[Any, Any]) -> Reference | None:

@@ -26,6 +26,7 @@ __all__ = ["Load", "ModelRepository", "ModelState", "ModelStatus"]
 
 T = TypeVar("T")
 
+_LAST_SECONDS = 0.5
 _logger = logging.getLogger(__name__)
 
 
@@ -189,8 +190,13 @@ class ModelRepository:
         """Follow the folder until cancelled: load what changes, unload what is deleted."""
         await watch_folder(self.path, self._sync, debounce=self._debounce)
 
-    async def aclose(self) -> None:
-        """Load nothing more, withdraw every model and close it; takes `grace` seconds at most for each of these."""
+    async def aclose(self, timeout: float | None = None) -> None:
+        """Load nothing more, withdraw every model and close it; takes about `timeout` seconds at most (default: `grace`)."""
+        deadline = time.monotonic() + (self._grace if timeout is None else timeout)
+
+        def left() -> float:
+            return max(deadline - time.monotonic(), _LAST_SECONDS)
+
         self._is_closing = True
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
@@ -200,11 +206,11 @@ class ModelRepository:
             if may_cancel:
                 task.cancel()
         if self._operations:
-            _, late = await asyncio.wait(list(self._operations), timeout=self._grace)
+            _, late = await asyncio.wait(list(self._operations), timeout=left())
             for task in late:
                 task.cancel()
         served = [model for model in self._models.values() if model.loaded is not None]
-        await asyncio.gather(*[model.withdraw(timeout=self._grace) for model in served])
+        await asyncio.gather(*[model.withdraw(timeout=left()) for model in served])
         self._models.clear()
         self._open()
 

@@ -25,7 +25,7 @@ from .models import model_route
 from .repository import ModelRepository
 from .route import Route
 from .runtimes.base import Runtime
-from .settings import read_model_settings, read_settings
+from .settings import read_model_settings, read_settings, trusts_proxy
 
 __all__ = ["SocaityRouter"]
 
@@ -125,8 +125,10 @@ class SocaityRouter:
         `model_config.yaml` may say.
         """
         config = config or ModelConfig()
-        if max_batch_size is not None or max_batch_wait is not None:
-            config = replace(config, max_batch_size=max_batch_size, max_batch_wait=max_batch_wait)
+        if max_batch_size is not None:
+            config = replace(config, max_batch_size=max_batch_size)
+        if max_batch_wait is not None:
+            config = replace(config, max_batch_wait=max_batch_wait)
         if isinstance(model, Runtime):
             if name is None:
                 raise ConfigurationError("A runtime needs a name: add_model(runtime, name=…).")
@@ -161,6 +163,7 @@ class SocaityRouter:
             allow_pickle=self.model_settings.allow_pickle if allow_pickle is None else allow_pickle,
             watch=watch,
             settings=self.model_settings,
+            grace=self.grace,
         )
         self.dataplane.repository = repository
         self.app.serve_models()
@@ -170,18 +173,19 @@ class SocaityRouter:
         """Called by the repository: from now on `loaded` is the model of that name."""
         route = model_route(loaded)
         known = self.dataplane.routes.get(name)
-        if known is not None and known.model is None:
-            raise ConfigurationError(f"The model {name!r} has the name of the endpoint {known.path}.")
+        if known is not None and (known.model is None or previous is None):
+            what = "endpoint" if known.model is None else "model"
+            raise ConfigurationError(f"The model {name!r} has the name of the {what} {known.path}.")
         self.app.withdraw(route.path, name)
         self.dataplane.replace(route)
         self.app.serve(route)
-        await self.dataplane.retired()
+        await self.dataplane.retired(name)
 
     async def _withdraw(self, name: str, loaded: LoadedModel) -> None:
         """Called by the repository: the model is served no longer."""
         self.app.withdraw(f"/predict/{name}", name)
         self.dataplane.remove(name)
-        await self.dataplane.retired()
+        await self.dataplane.retired(name)
 
     def start(
         self,
@@ -238,6 +242,7 @@ class SocaityRouter:
             log_level=log_level,
             access_log=False,
             server_header=False,
+            proxy_headers=trusts_proxy(),
             # an application that somebody has wrapped must see every request
             http=quick_protocol(self.app.quick) if type(self.app) is SocaityApp else "auto",
             ws="websockets-sansio",

@@ -102,6 +102,11 @@ def read_model_settings(environ: Mapping[str, str] | None = None) -> ModelSettin
     )
 
 
+def trusts_proxy(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether X-Forwarded-For says who a client is: only where FORWARDED_ALLOW_IPS, which uvicorn reads, names the proxies."""
+    return bool((os.environ if environ is None else environ).get("FORWARDED_ALLOW_IPS"))
+
+
 def load_env_file(path: str | os.PathLike[str] = ".env") -> bool:
     """Read a file of variables; those that are set already stay. False: there is none."""
     from dotenv import load_dotenv

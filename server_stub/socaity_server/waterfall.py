@@ -31,6 +31,7 @@ class Waterfall:
     @classmethod
     def of(cls, ticket: Any) -> Self | None:
         """What is known of a call that has ended; None where it did not pass a batcher."""
+        ticket = getattr(ticket, "ticket", ticket)  # of a call that a circuit breaker lets through
         if not isinstance(ticket, Ticket) or ticket.run is None:
             return None
         run, now = ticket.run, time.monotonic()

@@ -31,6 +31,8 @@ from .responses import MSGPACK, problem_response
 __all__ = ["AnswerForm", "ModelHandler", "Observer", "is_model"]
 
 _MOST_URGENT = 10
+_MOMENT = 0.02
+"""Seconds after which it is looked whether the client is there still."""
 _INTERESTING = frozenset(
     {
         b"accept",
@@ -110,10 +112,7 @@ class ModelHandler:
         query = scope["query_string"]
         arrived = time.monotonic()
         try:
-            if (
-                len(headers.get(b"content-length", b"")) > 6
-                and int(headers[b"content-length"]) > self.max_body
-            ):
+            if int(headers.get(b"content-length", b"0")) > self.max_body:
                 raise too_large(self.max_body)
             message = await receive()
             body = message.get("body", b"")
@@ -147,11 +146,14 @@ class ModelHandler:
                     max_wait=max_wait,
                     priority=_priority(headers[b"x-priority"]) if b"x-priority" in headers else 0,
                 )
+                departure = _Departure(receive, future)
                 try:
                     result = await future
-                except asyncio.CancelledError:
+                except (asyncio.CancelledError, ClientDisconnect):
                     ticket.cancel()
                     raise
+                finally:
+                    departure.forget()
             if as_features:
                 if squeeze:
                     result = _first_row(result)
@@ -191,7 +193,7 @@ class ModelHandler:
 
     def call_plain(
         self,
-        body: bytes,
+        body: bytes | bytearray,
         timeout: bytes | None,
         on_done: Callable[[Any, BaseException | None], None],
     ) -> tuple[Cancellable, AnswerForm] | None:
@@ -207,7 +209,9 @@ class ModelHandler:
             form = AnswerForm.FIRST_ROW if squeeze else AnswerForm.PREDICTIONS
         elif any([type(one) is dict for one in arguments.values()]):
             return None  # there may be references to jobs in it
-        direct = dataplane.direct_routes()[self.name]
+        direct = dataplane.direct_routes().get(self.name)
+        if direct is None:
+            return None  # withdrawn while the request was on the way
         deadline, max_wait = self._time_limits(timeout, direct)
         return direct.call(arguments, on_done, deadline=deadline, max_wait=max_wait), form
 
@@ -246,18 +250,18 @@ class ModelHandler:
         except TypeError:
             return to_json(result), _JSON_TYPE
 
-    def _decode(self, content_type: bytes, body: bytes) -> dict[str, Any]:
+    def _decode(self, content_type: bytes, body: bytes | bytearray) -> dict[str, Any]:
         if content_type == b"application/json":
             try:
                 arguments = orjson.loads(body)
             except orjson.JSONDecodeError:
-                return decode_json(body)
-            return arguments if type(arguments) is dict else decode_json(body)
+                return decode_json(bytes(body))
+            return arguments if type(arguments) is dict else decode_json(bytes(body))
         plain = content_type.partition(b";")[0].strip().lower()
         if plain == b"application/json":
-            return decode_json(body)
+            return decode_json(bytes(body))
         if plain == _MSGPACK_BYTES:
-            return decode_msgpack(body)
+            return decode_msgpack(bytes(body))
         raise unsupported(content_type.decode("latin-1"))
 
     def _from_features(self, features: Any) -> tuple[dict[str, Any], bool]:
@@ -307,6 +311,33 @@ class ModelHandler:
                 raise too_large(self.max_body)
             if not message.get("more_body"):
                 return b"".join(chunks)
+
+
+class _Departure:
+    """Ends `future` with ClientDisconnect when the client goes. Looks only for calls that take a moment: looking costs a
+    task."""
+
+    def __init__(self, receive: Receive, future: asyncio.Future[Any]) -> None:
+        loop = asyncio.get_running_loop()
+        self._receive = receive
+        self._future = future
+        self._task: asyncio.Task[None] | None = None
+        self._timer = loop.call_later(_MOMENT, self._look)
+
+    def forget(self) -> None:
+        """It does not matter any more."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _look(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not self._future.done():
+            self._future.set_exception(ClientDisconnect())
 
 
 def _setter(future: asyncio.Future[Any]) -> Callable[[Any, BaseException | None], None]:

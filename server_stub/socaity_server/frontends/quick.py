@@ -10,6 +10,7 @@ that is exactly such a head and its body, with nothing before or after it, is no
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -49,6 +50,13 @@ _END = b"\r\n\r\n"
 _MAX_HEADS = 1024
 _MAX_HEAD = 4096
 """Bytes of a head that is remembered, and how many are: four megabytes at most."""
+_MAX_HEADERS = 64 * 1024
+_HEAD_SECONDS = 30.0
+"""How large the head of a request may be, and how long it may take to come, the first one from the connection on."""
+_MOST_DIGITS = 16
+_TOO_LARGE_HEAD = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+)
 _NEARLY = 0.01
 """Some loops fire up to a millisecond early."""
 
@@ -86,11 +94,19 @@ if HttpToolsProtocol is not None:
         _chunk: bytes | None = None
         """What the parser was given at once, while it has found the beginning of one request in it."""
         _answered_at = 0.0
+        _quick: _QuickCycle | None = None
+        """The last request that took the short way."""
+        _head_timer: asyncio.TimerHandle | None = None
+        _head_bytes = 0
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._expect_head()
 
         def data_received(self, data: bytes) -> None:
             if self._is_between:
                 cycle: Any = self.cycle
-                if cycle is None or cycle.response_complete:
+                if (cycle is None or cycle.response_complete) and not self.flow.write_paused:
                     end = data.find(_END) + 4
                     head = self.known_heads.get(data[:end])
                     if (
@@ -103,6 +119,28 @@ if HttpToolsProtocol is not None:
                 self._chunk = data
             super().data_received(data)
             self._chunk = None
+            if self._head_timer is not None and not self._is_between:
+                self._head_bytes += len(data)
+                if self._head_bytes > _MAX_HEADERS:
+                    self._end_head()
+                    self.transport.write(_TOO_LARGE_HEAD)
+                    self.transport.close()
+
+        def _expect_head(self) -> None:
+            """A head is here within a time, and no larger than it may be."""
+            self._head_bytes = 0
+            if self._head_timer is None:
+                self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._close_late)
+
+        def _end_head(self) -> None:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+
+        def _close_late(self) -> None:
+            self._head_timer = None
+            if not self.transport.is_closing():
+                self.transport.close()
 
         def _take_known(self, handler: ModelHandler, head: _Head, body: bytes) -> bool:
             """Run a request that needs no parser; False: it is not for the short way after all."""
@@ -110,6 +148,9 @@ if HttpToolsProtocol is not None:
             previous, self.cycle = self.cycle, cycle  # type: ignore[assignment]
             cycle.body = body
             if len(body) <= handler.max_body and cycle.run():
+                self._quick = cycle
+                if self._head_timer is not None:
+                    self._end_head()
                 return True
             self.cycle = previous
             return False
@@ -118,20 +159,24 @@ if HttpToolsProtocol is not None:
             if not self._is_between:
                 self._chunk = None  # two requests in one piece
             self._is_between = False
+            self._expect_head()
             super().on_message_begin()
 
         def on_headers_complete(self) -> None:
+            self._end_head()
             handler = self.quick_handlers.get(self.url)
             if (
                 handler is not None
                 and (self.cycle is None or self.cycle.response_complete)
+                and not self.flow.write_paused  # the long way waits for a client that does not read
+                and _fits(_value(self.headers, b"content-length"), handler.max_body)
                 and self.parser.get_method() == b"POST"
                 and _is_plain(self.headers)
                 and not self.parser.should_upgrade()
                 and self.parser.get_http_version() == "1.1"
                 and self.limit_concurrency is None
             ):
-                self.cycle = _QuickCycle(  # type: ignore[assignment]
+                self._quick = self.cycle = _QuickCycle(  # type: ignore[assignment]
                     self,
                     handler,
                     _value(self.headers, b"x-request-timeout-ms"),
@@ -156,12 +201,15 @@ if HttpToolsProtocol is not None:
                 if cycle.run():
                     self._remember(cycle)
                 else:
-                    self._take_the_long_way(cycle.body)
+                    self._take_the_long_way(bytes(cycle.body))
 
         def connection_lost(self, exc: Exception | None) -> None:
             cycle: Any = self.cycle
-            if type(cycle) is _QuickCycle:
-                cycle.cancel()
+            if self._quick is not None:  # others may wait behind it
+                self._quick.disconnected = True
+                self._quick.cancel()
+                self._quick = None
+            self._end_head()
             super().connection_lost(exc)
             self._unset_keepalive_if_required()
             if cycle is None or cycle.response_complete or type(cycle) is _QuickCycle:
@@ -243,7 +291,7 @@ class _QuickCycle:
     def __init__(
         self, protocol: Any, handler: ModelHandler, timeout: bytes | None, *, keep_alive: bool
     ) -> None:
-        self.body = b""
+        self.body: bytes | bytearray = b""
         self.timeout = timeout
         self.disconnected = False
         self.keep_alive = keep_alive
@@ -254,7 +302,12 @@ class _QuickCycle:
 
     def take(self, body: bytes) -> None:
         """A piece of the body has come."""
-        self.body = self.body + body if self.body else body
+        if not self.body:
+            self.body = body
+        elif type(self.body) is bytes:
+            self.body = bytearray(self.body + body)
+        else:
+            self.body += body
         if len(self.body) > self._handler.max_body:
             self.keep_alive = False  # the rest of the body is on its way still
             self._refuse(too_large(self._handler.max_body))
@@ -329,6 +382,10 @@ def _is_plain(headers: list[tuple[bytes, bytes]]) -> bool:
         elif name in _SPECIAL or (name == b"accept" and b"socaity" in value):
             return False
     return is_json
+
+
+def _fits(length: bytes | None, most: int) -> bool:
+    return length is None or (len(length) < _MOST_DIGITS and length.isdigit() and int(length) <= most)
 
 
 def _value(headers: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
