@@ -6,8 +6,10 @@ import asyncio
 import itertools
 import json
 import logging
+import socket
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,9 @@ async def test_outputs_have_the_declared_dtype(router: SocaityRouter, client: ht
         (b"[1, 2]", 400, "JSON object"),
         (b'{"features": ' + b"[" * 2000 + b"]" * 2000 + b"}", 400, "JSON"),
         (b'{"features": ' + b"[" * 500 + b"1" + b"]" * 500 + b"}", 422, "must"),
+        (b'{"x": ' + b'{"a": ' * 500 + b"1" + b"}" * 500 + b"}", 422, "nested deeper"),
+        # as an array of texts of the same length this would be 24 GB
+        (b'{"x": [["' + b"y" * 200_000 + b'"' + b", [0, 0]" * 30_000 + b"]]}", 422, "text"),
     ],
 )
 async def test_bad_input_is_a_clear_error_and_the_model_serves_on(
@@ -550,3 +555,34 @@ async def test_replaced_model_finishes_what_it_has_and_the_new_one_takes_over(
     router.app.withdraw(route.path, "scale")
     router.dataplane.remove("scale")
     assert (await client.post("/predict/scale", json={"x": [1, 2]})).status_code == 404
+
+
+def test_call_of_a_client_that_has_gone_does_not_run_on_the_long_way_either(
+    router: SocaityRouter, scaler: Scaler
+) -> None:
+    scaler.gate = threading.Semaphore(0)
+    body = b'{"x": [1, 2]}'
+    request = (
+        b"POST /predict/scale HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\nx-priority: 1\r\n"
+        b"content-length: %d\r\n\r\n%s" % (len(body), body)
+    )
+    with serve(router) as url:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        with socket.create_connection(address, DEADLINE) as first:
+            first.sendall(request)
+            assert scaler.started.wait(DEADLINE)
+            with socket.create_connection(address, DEADLINE) as second:
+                second.sendall(request)
+                batcher = router.dataplane.direct_routes()["scale"].batcher
+                until(lambda: batcher.queued_calls == 1)
+            until(lambda: batcher.queued_calls == 0)  # the second has gone
+            scaler.gate.release(2)
+            assert first.recv(65536).startswith(b"HTTP/1.1 200")
+    assert len(scaler.seen) == 1
+
+
+def until(is_true: Callable[[], bool]) -> None:
+    end = time.monotonic() + DEADLINE
+    while not is_true():
+        assert time.monotonic() < end
+        time.sleep(0.001)

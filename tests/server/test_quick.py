@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -15,6 +16,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import PlainTextResponse
 
 from socaity_server import SocaityRouter
+from socaity_server.frontends import quick
 from socaity_server.frontends.limits import Limits
 from socaity_server.frontends.lite import ModelHandler
 
@@ -340,3 +342,43 @@ def test_idle_connection_is_closed_and_a_busy_one_is_not(
         left = time.monotonic()
         assert one.is_at_end()
         assert 0.2 < time.monotonic() - left < DEADLINE
+
+
+def test_head_that_is_too_large_or_too_slow_ends_its_connection(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Connection(port)) as connection:
+        connection.send(b"POST /predict/scale HTTP/1.1\r\nhost: t\r\nx-long: ")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(64):
+                connection.send(b"a" * 4096)
+        assert connection.raw_line() == b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    monkeypatch.setattr(quick, "_HEAD_SECONDS", 0.05)
+    for beginning in (b"", b"POST /predict/scale HTTP/1.1\r\nhost: t\r\n"):
+        with closing(Connection(port)) as connection:
+            connection.send(beginning)
+            assert connection.is_at_end()
+    with closing(Connection(port)) as connection:
+        for number in range(3):
+            connection.send(request({"x": [number, 2]}))
+            assert connection.response()[2] == [2 * number, 4]
+            time.sleep(0.06)  # the limit is for a head that has begun
+
+
+def test_client_that_does_not_read_is_not_answered_without_end(port: int) -> None:
+    """Its answers fill the buffers of the system; then its requests wait, and nothing is kept for it in memory."""
+    one = request({"x": [[1, 2]] * 2000})
+    with closing(Connection(port)) as connection:
+        connection.socket.setblocking(False)
+        sent, stalled_at = 0, 0.0
+        while sent < 64 * 2**20:
+            try:
+                sent += connection.socket.send(one[sent % len(one) :])
+                stalled_at = 0.0
+            except BlockingIOError:
+                stalled_at = stalled_at or time.monotonic()
+                if time.monotonic() - stalled_at > 1.0:
+                    break  # the server reads no further
+                time.sleep(0.01)
+        else:
+            pytest.fail("the server took everything")

@@ -117,14 +117,20 @@ if HttpToolsProtocol is not None:
                     ):
                         return
                 self._chunk = data
+            was_in_head = self._is_in_head
             super().data_received(data)
             self._chunk = None
-            if self._head_timer is not None and not self._is_between:
+            if was_in_head and self._is_in_head:
                 self._head_bytes += len(data)
                 if self._head_bytes > _MAX_HEADERS:
                     self._end_head()
                     self.transport.write(_TOO_LARGE_HEAD)
                     self.transport.close()
+
+        @property
+        def _is_in_head(self) -> bool:
+            """Some of a head is here."""
+            return self._head_timer is not None and not self._is_between
 
         def _expect_head(self) -> None:
             """A head is here within a time, and no larger than it may be."""
@@ -169,19 +175,21 @@ if HttpToolsProtocol is not None:
                 handler is not None
                 and (self.cycle is None or self.cycle.response_complete)
                 and not self.flow.write_paused  # the long way waits for a client that does not read
-                and _fits(_value(self.headers, b"content-length"), handler.max_body)
                 and self.parser.get_method() == b"POST"
                 and _is_plain(self.headers)
                 and not self.parser.should_upgrade()
                 and self.parser.get_http_version() == "1.1"
                 and self.limit_concurrency is None
             ):
+                fits = _fits(_value(self.headers, b"content-length"), handler.max_body)
                 self._quick = self.cycle = _QuickCycle(  # type: ignore[assignment]
                     self,
                     handler,
                     _value(self.headers, b"x-request-timeout-ms"),
-                    keep_alive=self.parser.should_keep_alive(),
+                    keep_alive=fits and self.parser.should_keep_alive(),
                 )
+                if not fits:
+                    self._quick.refuse(too_large(handler.max_body))
             else:
                 super().on_headers_complete()
 
@@ -310,14 +318,14 @@ class _QuickCycle:
             self.body += body
         if len(self.body) > self._handler.max_body:
             self.keep_alive = False  # the rest of the body is on its way still
-            self._refuse(too_large(self._handler.max_body))
+            self.refuse(too_large(self._handler.max_body))
 
     def run(self) -> bool:
         """The body is complete. False: this is not for the short way."""
         try:
             call = self._handler.call_plain(self.body, self.timeout, self._done)
         except Exception as error:  # the edge: whatever it is, the client gets an answer
-            self._refuse(error)
+            self.refuse(error)
             return True
         if call is None:
             return False
@@ -331,16 +339,17 @@ class _QuickCycle:
 
     def _done(self, result: Any, error: BaseException | None) -> None:
         if error is not None:
-            self._refuse(error)
+            self.refuse(error)
             return
         try:
             body = self._handler.encode_plain(result, self._form)
         except Exception as exc:  # a result that has no form in JSON
-            self._refuse(exc)
+            self.refuse(exc)
             return
         self._write(_STATUS_LINES[200], b"content-type: application/json\r\n", body)
 
-    def _refuse(self, error: BaseException) -> None:
+    def refuse(self, error: BaseException) -> None:
+        """Answer with a problem document."""
         response = problem_response(error)
         line = _STATUS_LINES.get(response.status_code)
         if line is None:
