@@ -71,10 +71,10 @@ def rates(found: Mapping[str, list[Load]]) -> dict[str, list[float]]:
     return {name: [load.rate for load in loads] for name, loads in found.items()}
 
 
-def measurements(row: str, found: Mapping[str, list[Load]]) -> Iterator[Measurement]:
-    """What each server did."""
+def measurements(row: str, found: Mapping[str, list[Load]], how: str = "") -> Iterator[Measurement]:
+    """What each server did; `how` follows the names of the peers."""
     for name, loads in found.items():
-        title = name if name == OURS else f"{name} {version_of(name)}"
+        title = name if name == OURS else f"{name} {version_of(name)}{how}"
         p99 = median([load.p99 for load in loads]) * 1e3
         rate = median([load.rate for load in loads])
         yield Measurement(row, f"{title}, requests/s (p99 {p99:.1f} ms)", rate, "/s")

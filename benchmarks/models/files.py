@@ -29,7 +29,7 @@ from pathlib import Path
 sys.path.append({peers!r})
 from inference import load as _load
 
-predict_texts = _load("minilm", str(Path(__file__).with_name("minilm.onnx")), chunk={chunk})
+predict_texts = _load("minilm", str(Path(__file__).with_name("minilm.onnx")))
 
 
 def predict(text):
@@ -37,6 +37,7 @@ def predict(text):
 '''
 _SENTENCES_YAML = """file: model.py
 execution: thread  # the tokenizer and ONNX Runtime let go of the interpreter lock
+batching: {pad: {waste: 0.25}}  # texts of about the same length go together
 inputs:
   - {name: text, dtype: object, shape: [-1]}
 """
@@ -92,7 +93,7 @@ def _mlp(path: Path) -> Path:
     return path
 
 
-def _minilm(folder: Path, *, chunk: int = 8) -> Path:
+def _minilm(folder: Path) -> Path:
     path = folder / "minilm.onnx"
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
@@ -107,7 +108,7 @@ def _minilm(folder: Path, *, chunk: int = 8) -> Path:
         unfinished = path.with_suffix(".unfinished")
         graph.build(unfinished, weights)
         unfinished.rename(path)
-    (folder / "model.py").write_text(_SENTENCES_PY.format(peers=str(HERE.parent / "peers"), chunk=chunk))
+    (folder / "model.py").write_text(_SENTENCES_PY.format(peers=str(HERE.parent / "peers")))
     (folder / "model_config.yaml").write_text(_SENTENCES_YAML)
     return path
 

@@ -132,7 +132,7 @@ class _Tuner:
             seconds, best = self._measure(first, self._threads or 1, shares=self._candidates(first, 0.0))
             if best is None:
                 return self._unmeasured(first)
-            is_tunable = self._threads is None and first.device == "cpu" and not _is_process(first)
+            is_tunable = self._threads is None and first.device == "cpu" and not _has_own_threads(first)
             threads = 1
             while (
                 is_tunable and best.single >= _QUICK and 2 * threads * (self._instances or 1) <= self._cores
@@ -177,7 +177,7 @@ class _Tuner:
         option = _Option(threads, self._instances or 1, rows / seconds[rows], single)
         if self._instances is not None and self._threads is not None:
             return seconds, option  # nothing is left to decide
-        if _is_process(runtime):
+        if runtime.in_process:
             count = self._instances or max(1, self._cores - 1)  # one core stays with the event loop
             return seconds, dataclasses.replace(option, instances=count)
         if single < _QUICK and seconds[rows] < _LOOP_BOUND * rows:
@@ -207,7 +207,7 @@ class _Tuner:
 
     def _candidates(self, runtime: Runtime, threads: float) -> int:
         """How many numbers of threads are still to be tried, the next one included."""
-        if self._threads is not None or _is_process(runtime) or runtime.device != "cpu":
+        if self._threads is not None or _has_own_threads(runtime) or runtime.device != "cpu":
             return 1
         return sum(count >= threads for count in _doublings(self._cores // (self._instances or 1)))
 
@@ -237,7 +237,7 @@ class _Tuner:
         )
 
     def _unmeasured(self, runtime: Runtime) -> Profile:
-        instances = max(1, self._cores - 1) if _is_process(runtime) else 1
+        instances = max(1, self._cores - 1) if runtime.in_process else 1
         return Profile(
             fixed=0.0,
             per_row=0.0,
@@ -387,8 +387,9 @@ def _check_rows(runtime: Runtime, outputs: Arrays, rows: int) -> None:
             raise ValueError(wrong_rows(name, found, rows))
 
 
-def _is_process(runtime: Runtime) -> bool:
-    return runtime.holds_gil or bool(getattr(runtime, "in_process", False))
+def _has_own_threads(runtime: Runtime) -> bool:
+    """Its number of threads is its own matter: Python code, or a process."""
+    return runtime.holds_gil or runtime.in_process
 
 
 def _better(options: Sequence[_Option]) -> _Option:

@@ -52,7 +52,7 @@ class FakeRuntime(Runtime):
         threads: int = 1,
         *,
         batched: bool = True,
-        holds_gil: bool = False,
+        in_process: bool = False,
         parallel: int = 1,
         device: str = "cpu",
         most_rows: int = 10**9,
@@ -61,7 +61,7 @@ class FakeRuntime(Runtime):
         self.inputs = (TensorSpec("x", "float32", (None, 4)),)
         self.outputs = (TensorSpec("y", "float32", (None, 4)),)
         self.batched = batched
-        self.holds_gil = holds_gil
+        self.in_process = in_process
         self.device = device
         self.threads = threads
         self.closed = 0
@@ -247,7 +247,7 @@ def test_given_instances_leave_their_cores_to_threads() -> None:
 
 @pytest.mark.parametrize(("cores", "instances"), [(1, 1), (2, 1), (8, 7)])
 def test_model_that_holds_the_interpreter_leaves_one_core_to_the_loop(cores: int, instances: int) -> None:
-    loader = Loader(linear(0.004, 0.002), holds_gil=True)
+    loader = Loader(linear(0.004, 0.002), in_process=True)
     profile = tuned(loader, cores=cores)
     assert (profile.threads, profile.instances) == (1, instances)
     assert len(loader.loaded) == 1

@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 DEFAULTS = {
     "mlp": {"workers": 2, "max_batch_size": 64, "max_latency_ms": 60000},
     "forest": {"workers": 2, "max_batch_size": 32, "max_latency_ms": 60000},
-    "minilm": {"workers": 2, "max_batch_size": 16, "max_latency_ms": 60000, "chunk": 4},
+    "minilm": {"workers": 2, "max_batch_size": 16, "max_latency_ms": 60000, "chunk": 1},
 }
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from starlette.responses import Response
 DEFAULTS = {
     "mlp": {"workers": 1, "servers": 2, "max_batch_size": 64, "batch_timeout": 0.001},
     "forest": {"workers": 1, "servers": 2, "max_batch_size": 64, "batch_timeout": 0.005},
-    "minilm": {"workers": 2, "servers": 1, "max_batch_size": 16, "batch_timeout": 0.005, "chunk": 4},
+    "minilm": {"workers": 2, "servers": 1, "max_batch_size": 16, "batch_timeout": 0.005, "chunk": 1},
 }
 
 

@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 DEFAULTS = {
     "mlp": {"workers": 0, "max_batch_size": 64, "max_batch_time": 0.001},
     "forest": {"workers": 2, "max_batch_size": 64, "max_batch_time": 0.02},
-    "minilm": {"workers": 2, "max_batch_size": 16, "max_batch_time": 0.005, "chunk": 4},
+    "minilm": {"workers": 2, "max_batch_size": 16, "max_batch_time": 0.005, "chunk": 1},
 }
 
 if __name__ == "__main__":

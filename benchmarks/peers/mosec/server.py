@@ -17,7 +17,7 @@ from mosec import Server, Worker
 DEFAULTS = {
     "mlp": {"num": 2, "max_batch_size": 32, "max_wait_time": 1},
     "forest": {"num": 1, "max_batch_size": 64, "max_wait_time": 1},
-    "minilm": {"num": 2, "max_batch_size": 16, "max_wait_time": 1, "chunk": 4},
+    "minilm": {"num": 2, "max_batch_size": 16, "max_wait_time": 1, "chunk": 1},
 }
 
 
