@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +13,9 @@ from yaml.reader import ReaderError
 
 from socaity.exceptions import ConfigurationError
 
-__all__ = ["Section", "Setting", "near", "parse_sections", "read_sections"]
+from .runtimes.specs import nearest
+
+__all__ = ["Section", "Setting", "parse_sections", "read_sections"]
 
 MAX_BYTES = 2**20
 _MAX_DEPTH = 32
@@ -58,7 +59,7 @@ class Setting:
     def choice(self, *known: str) -> str:
         word = self.text().lower()
         if word not in known:
-            self.refuse(f"{self.key} is one of {', '.join(known)}, not {word!r}{near(word, known)}.")
+            self.refuse(f"{self.key} is one of {', '.join(known)}, not {word!r}{nearest(word, known)}.")
         return word
 
     def flag(self) -> bool:
@@ -170,7 +171,7 @@ class Section:
                     f"{setting.file}:{line}: the key {key!r} is there twice (first in line {first})."
                 )
             if known is not None and key not in known:
-                hint = near(key, known) or f" (known: {', '.join(sorted(known))})"
+                hint = nearest(key, known) or f" (known: {', '.join(sorted(known))})"
                 raise ConfigurationError(f"{setting.file}:{line}: unknown key {key!r}{hint}.")
             value = Setting(key, value_node, setting.file)
             value.line = line
@@ -228,12 +229,6 @@ def parse_sections(text: str, *, file: str) -> Setting | None:
     if node is None or node.tag == f"{_TAG}null":
         return None
     return Setting("the file", node, file)
-
-
-def near(word: str, known: Collection[str]) -> str:
-    """`; did you mean 'file'?` where something is near, else nothing."""
-    found = get_close_matches(word, sorted(known), n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 class _Refused(Exception):

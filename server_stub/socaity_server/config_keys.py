@@ -10,10 +10,11 @@ from typing import Any, TypeAlias, cast
 
 from socaity.exceptions import ConfigurationError
 
-from .config_file import Section, Setting, near, parse_sections, read_sections
+from .config_file import Section, Setting, parse_sections, read_sections
 from .model_config import BreakerConfig, Execution, ModelConfig, PadConfig
 from .runtimes.base import TensorSpec
 from .runtimes.registry import ALIASES, BACKENDS, NOT_SUPPORTED
+from .runtimes.specs import nearest
 
 __all__ = ["parse_model_config", "read_model_config"]
 
@@ -161,7 +162,7 @@ def _backend(setting: Setting) -> str:
     if word in NOT_SUPPORTED:
         setting.refuse(f"the backend {word!r} is not supported; export the model to ONNX and use 'onnx'.")
     if ALIASES.get(word, word) not in BACKENDS:
-        hint = near(word, (*BACKENDS, *ALIASES))
+        hint = nearest(word, (*BACKENDS, *ALIASES))
         setting.refuse(f"backend is one of {', '.join(BACKENDS)}, not {word!r}{hint}.")
     return ALIASES.get(word, word)
 

@@ -1150,20 +1150,6 @@ def test_callback_that_raises_is_logged_and_the_others_are_answered(caplog: pyte
     assert "my mistake" in caplog.text
 
 
-def test_after_batch_is_called_once_after_all_answers_of_a_batch() -> None:
-    async def main() -> None:
-        answers, seen = Answers(), []
-        batcher = Batcher(double, max_batch_size=8, name="m")
-        batcher.after_batch = lambda: seen.append(len(answers.values))
-        for call in range(5):
-            batcher.submit(rows_of(call), 1, answers.of(call))
-        await answers.count(5)
-        await batcher.aclose()
-        assert seen == [5]
-
-    run_with_deadline(main)
-
-
 # Refusing
 
 

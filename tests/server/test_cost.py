@@ -19,7 +19,6 @@ def test_nothing_is_known_at_first(cost: CostModel) -> None:
     assert not cost.is_measured
     assert cost.seconds(64) == 0.0
     assert not cost.worth_waiting(1, 0.0)
-    assert cost.best_rows(100) == 64
 
 
 @pytest.mark.parametrize(("fixed", "per_row"), [(0.001, 0.0001), (0.0, 0.002), (0.01, 0.0), (1e-4, 1e-6)])
@@ -131,22 +130,6 @@ def test_waiting_pays_while_it_costs_less_than_the_fixed_part() -> None:
     assert not cost.worth_waiting(1, math.inf)
 
 
-@pytest.mark.parametrize(
-    ("fixed", "per_row", "limit", "best"),
-    [
-        (0.0, 0.001, 64, 1),
-        (0.010, 0.0, 64, 64),
-        (0.010, 0.0, 100, 64),
-        (0.001, 0.001, 1024, 32),
-        (0.001, 0.001, 8, 8),
-        (0.001, 0.001, 1, 1),
-        (0.001, 0.001, 0, 1),
-    ],
-)
-def test_batches_grow_while_doubling_gains(fixed: float, per_row: float, limit: int, best: int) -> None:
-    assert CostModel(fixed, per_row).best_rows(limit) == best
-
-
 @given(
     st.none() | SECONDS,
     st.none() | SECONDS,
@@ -160,7 +143,6 @@ def test_parts_are_never_negative_and_always_numbers(
         cost.observe(rows, seconds)
         assert 0 <= cost.fixed < math.inf
         assert 0 <= cost.per_row < math.inf
-        assert 1 <= cost.best_rows(1000) <= 1000
 
 
 @given(st.floats(1e-6, 10), st.floats(1e-7, 1), st.lists(st.integers(1, 1000), min_size=8, max_size=60))
@@ -177,7 +159,6 @@ def test_exact_times_are_never_predicted_worse_than_twice(
 def test_gap_is_unknown_before_the_second_call() -> None:
     arrivals = ArrivalRate()
     assert arrivals.gap == math.inf
-    assert arrivals.rate == 0.0
     arrivals.arrived(1, 5.0)
     assert arrivals.gap == math.inf
 
@@ -187,7 +168,6 @@ def test_gap_is_that_between_rows() -> None:
     for number in range(100):
         arrivals.arrived(4, number * 0.02)
     assert arrivals.gap == pytest.approx(0.005)
-    assert arrivals.rate == pytest.approx(200)
 
 
 def test_pause_between_bursts_hardly_counts() -> None:
@@ -203,7 +183,6 @@ def test_rows_that_came_at_once_do_not_fix_the_gap_at_zero() -> None:
     for _ in range(10):
         arrivals.arrived(1, 1.0)
     assert arrivals.gap == 0.0
-    assert arrivals.rate == math.inf
     for number in range(2000):
         arrivals.arrived(1, 1.0 + number * 0.01)
     assert arrivals.gap == pytest.approx(0.01, rel=0.1)

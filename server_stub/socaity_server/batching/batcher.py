@@ -95,7 +95,6 @@ class Batcher:
         statistics: ModelStatistics | None = None,
         cost: CostModel | None = None,
         on_batch: Callable[[int, int, float, float], None] | None = None,
-        after_batch: Callable[[], None] | None = None,
         interrupt: Callable[[], object] | None = None,
         present: Present = slices,
         has_text: bool = False,
@@ -111,8 +110,6 @@ class Batcher:
         self.instance_count = instances
         self.statistics = statistics or ModelStatistics()
         self.cost = cost or CostModel()
-        self.after_batch = after_batch
-        """Called once after the last `on_done` of a batch: the place to flush what they wrote."""
         self._run = run
         self._run_timeout = run_timeout
         self._replay = replay
@@ -460,11 +457,6 @@ class Batcher:
         if self._may_wait:
             self._patience.answered(sum([part.rows for part in parts]), now)
         self._outcomes.deliver(parts, now)
-        if self.after_batch is not None:
-            try:
-                self.after_batch()
-            except Exception:
-                _logger.exception("The after_batch hook of the model %s raised.", self.name)
         self._tell_if_idle()
 
     def _tell_if_idle(self) -> None:

@@ -24,8 +24,6 @@ _COLD = 1 / 3
 _SPREAD = 0.01
 """Trust in the ratio of before, as a share of the mean of n²."""
 _LEAST_WEIGHT, _MOST_WEIGHT = 1e-4, 1e2
-_WORTHWHILE = 1.03
-"""What doubling the batch must gain in throughput."""
 _LARGEST_STEP = 8.0
 _SMALLEST_STEP = 1e-6
 
@@ -96,19 +94,6 @@ class CostModel:
         """
         return rows * gap < self.fixed
 
-    def best_rows(self, limit: int) -> int:
-        """The smallest power of two, at most `limit`, beyond which doubling gains less than 3 % of throughput n/s(n).
-
-        While nothing is known, the largest power of two.
-        """
-        rows = 1
-        while 2 * rows <= limit:
-            seconds = self.seconds(2 * rows)
-            if seconds and 2 * self.seconds(rows) < _WORTHWHILE * seconds:
-                break
-            rows *= 2
-        return rows
-
     def _remember(self, rows: int, seconds: float) -> None:
         self._n, self._s, self._nn, self._ns = float(rows), seconds, float(rows * rows), rows * seconds
 
@@ -148,8 +133,3 @@ class ArrivalRate:
             self.gap = gap
         else:
             self.gap = usual + (min(gap, _LARGEST_STEP * usual + _SMALLEST_STEP) - usual) * _WEIGHT
-
-    @property
-    def rate(self) -> float:
-        """Rows per second; 0.0 while nothing is known, inf for rows that all came at once."""
-        return 1 / self.gap if self.gap else math.inf
