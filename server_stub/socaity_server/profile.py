@@ -19,7 +19,7 @@ from .batch_dependence import batch_dependence, shown_error, wrong_rows
 from .profile_cache import Profile, ProfileCache, default_cache_directory
 from .runtimes.base import Runtime
 
-__all__ = ["Profile", "ProfileCache", "batch_dependence", "default_cache_directory", "tune"]
+__all__ = ["Profile", "ProfileCache", "batch_dependence", "default_cache_directory", "run_delay", "tune"]
 
 Arrays: TypeAlias = dict[str, np.ndarray[Any, Any]]
 Example: TypeAlias = Callable[[Runtime, int], Arrays | None]
@@ -58,6 +58,7 @@ def tune(
     budget: float = 2.0,
     cache: ProfileCache | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    waited: Callable[[], float] | None = None,
 ) -> tuple[Runtime, Profile]:
     """Load a model with as many threads as suit it, and say how to run it. What is given is kept, the rest measured.
 
@@ -66,6 +67,9 @@ def tune(
     that slow. `key` changes with the model and its configuration: a profile in `cache` of the same key, settings and engine is
     used instead. A model that fails with the example is not measured, and `notes` say so. Errors of the first `load` are
     raised.
+
+    `waited` says how many seconds the thread that asks has waited for a processor so far: other programs must not make a model
+    look slow, nor two instances of it as slow as one.
     """
     limit = min(max_batch_size or _LARGEST, _LARGEST)
     key = json.dumps([key, cores, threads, instances, max_batch_size])
@@ -80,7 +84,7 @@ def tune(
     except BaseException:
         runtime.close()
         raise
-    bench = _Bench(example, clock, budget, limit)
+    bench = _Bench(example, clock, waited or run_delay, budget, limit)
     tuner = _Tuner(load, bench, cores, threads, instances)
     profile = tuner.run(runtime)
     runtime = tuner.runtime
@@ -253,8 +257,16 @@ class _Tuner:
 class _Bench:
     """Runs a model with examples and a clock, until its time is over."""
 
-    def __init__(self, example: Example, clock: Callable[[], float], budget: float, limit: int) -> None:
+    def __init__(
+        self,
+        example: Example,
+        clock: Callable[[], float],
+        waited: Callable[[], float],
+        budget: float,
+        limit: int,
+    ) -> None:
         self.now = clock
+        self._waited = waited
         self._example = example
         self._budget = budget
         self._limit = limit
@@ -341,16 +353,17 @@ class _Bench:
 
         together = threading.Barrier(instances)
 
-        def work(_: int) -> None:
+        def work(_: int) -> tuple[float, float]:
             together.wait(_SOON)
+            started, waited = self.now(), self._waited()
             for _ in range(times):
                 runtime.run(inputs)
+            return started, self.now() - (self._waited() - waited)
 
         try:
             with ThreadPoolExecutor(instances, thread_name_prefix="profile") as pool:
-                started = self.now()
-                list(pool.map(work, range(instances)))
-                took = self.now() - started
+                starts, ends = zip(*pool.map(work, range(instances)), strict=True)
+            took = max(ends) - min(starts)
         except Exception as exc:
             self.note(f"The model fails in {instances} threads at once: {shown_error(exc)}")
             return None
@@ -373,9 +386,21 @@ class _Bench:
         return max(statistics.median(found), _SHORTEST)
 
     def _timed(self, runtime: Runtime, inputs: Arrays) -> tuple[float, Arrays]:
-        before = self.now()
+        before, waited = self.now(), self._waited()
         outputs = runtime.run(inputs)
-        return self.now() - before, outputs
+        return self.now() - before - (self._waited() - waited), outputs
+
+
+def run_delay() -> float:
+    """Seconds that this thread was ready to run and had no processor, as Linux counts them; elsewhere 0.
+
+    https://docs.kernel.org/scheduler/sched-stats.html
+    """
+    try:
+        with open("/proc/thread-self/schedstat", "rb") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _check_rows(runtime: Runtime, outputs: Arrays, rows: int) -> None:

@@ -20,7 +20,7 @@ __all__ = ["Profile", "ProfileCache", "default_cache_directory"]
 
 _logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _SANE = 2**20
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from socaity_server.profile import (
     ProfileCache,
     batch_dependence,
     default_cache_directory,
+    run_delay,
     tune,
 )
 from socaity_server.runtimes.base import Runtime, RuntimeOptions, TensorSpec
@@ -111,7 +116,7 @@ def example(runtime: Runtime, rows: int) -> Arrays | None:
 
 
 def tuned(loader: Loader, *, cores: int = 4, **options: Any) -> Profile:
-    options = {"key": "model", "example": example, "clock": loader.clock, **options}
+    options = {"key": "model", "example": example, "clock": loader.clock, "waited": float, **options}
     runtime, profile = tune(loader, cores=cores, **options)
     assert loader.open == [runtime], "what is not used is closed"
     assert profile.threads == loader.open[0].threads
@@ -323,7 +328,12 @@ def test_model_that_answers_too_few_rows_gets_one_at_a_time() -> None:
 
     clock = FakeClock()
     _, profile = tune(
-        lambda threads: OneAnswer(clock, linear(100e-6, 0.0)), cores=1, key="", example=example, clock=clock
+        lambda threads: OneAnswer(clock, linear(100e-6, 0.0)),
+        cores=1,
+        key="",
+        example=example,
+        clock=clock,
+        waited=float,
     )
     assert profile.max_batch_size == 1
     assert "the output 'y' has 1 rows for 2 rows of input" in profile.notes[0]
@@ -338,7 +348,7 @@ def test_more_threads_that_cannot_be_loaded_are_done_without() -> None:
             raise MemoryError("no room")
         return first
 
-    runtime, profile = tune(load, cores=4, key="", example=example, clock=clock)
+    runtime, profile = tune(load, cores=4, key="", example=example, clock=clock, waited=float)
     assert runtime is first
     assert not first.closed
     assert profile.notes == ("The model does not load with 2 threads: MemoryError: no room",)
@@ -402,7 +412,7 @@ def test_profile_survives_the_file(tmp_path: Path) -> None:
         lambda text: text[:40],
         lambda text: "[]",
         lambda text: "[" * 100_000,
-        lambda text: text.replace('"format": 1', '"format": 99'),
+        lambda text: text.replace('"format": 2', '"format": 99'),
         lambda text: text.replace('"key": "key"', '"key": "other"'),
         lambda text: text.replace('"threads": 3', '"threads": -1'),
         lambda text: text.replace('"threads": 3', '"threads": 1e9'),
@@ -621,3 +631,56 @@ def test_real_model_is_measured_in_time() -> None:
         assert batch_dependence(runtime, inputs) is None
     finally:
         runtime.close()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux counts how long a thread waits for a processor"
+)
+def test_time_without_a_processor_is_counted_apart() -> None:
+    """Two threads that hash without the interpreter lock, on one processor: each waits about half of the time."""
+
+    def hash_for(seconds: float) -> tuple[float, float]:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # of this thread alone
+        together.wait(10)
+        started, waited = time.perf_counter(), run_delay()
+        while time.perf_counter() - started < seconds:
+            hashlib.sha256(block).digest()
+        return time.perf_counter() - started, run_delay() - waited
+
+    block, together = bytes(2**20), threading.Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        measured = list(pool.map(hash_for, [0.4, 0.4]))
+    waited = sum(waited for _, waited in measured)
+    assert 0.2 < waited < sum(took for took, _ in measured)
+
+
+def test_instances_of_a_model_that_waited_for_a_processor_are_counted_as_if_it_had_not() -> None:
+    clock = FakeClock()
+    delays = threading.local()
+
+    class Starved(FakeRuntime):
+        """Runs well beside itself, but something else takes the processor three quarters of the time."""
+
+        def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+            before = clock()
+            outputs = super().run(inputs)
+            lost = 3 * (clock() - before)
+            clock.pass_time(lost)
+            delays.seconds = getattr(delays, "seconds", 0.0) + lost
+            return outputs
+
+    def waited() -> float:
+        return getattr(delays, "seconds", 0.0)
+
+    runtime, profile = tune(
+        lambda threads: Starved(clock, linear(0.0, 0.004), threads, parallel=2),
+        cores=2,
+        key="",
+        example=example,
+        threads=1,
+        clock=clock,
+        waited=waited,
+    )
+    assert profile.per_row == pytest.approx(0.004, rel=0.01)
+    assert profile.fixed == pytest.approx(0.0, abs=1e-5)
+    runtime.close()
