@@ -109,7 +109,7 @@ class Generator:
             for body in bodies
         ]
         self._count = connections
-        self._all: list[_Connection] = []
+        self._all: set[_Connection] = set()
         # In turn, not the last one first: servers close connections that are not used for some seconds.
         self._free: deque[_Connection] = deque()
         self._waiting: deque[float] = deque()
@@ -119,16 +119,7 @@ class Generator:
         self.answers = Answers()
 
     async def __aenter__(self) -> Generator:
-        loop = asyncio.get_running_loop()
-        while len(self._all) < self._count:
-            made = await asyncio.gather(
-                *[
-                    loop.create_connection(lambda: _Connection(self), self._host, self._port)
-                    for _ in range(min(_CONNECT_AT_ONCE, self._count - len(self._all)))
-                ]
-            )
-            self._all += [connection for _, connection in made]
-        self._free.extend(self._all)
+        await self._connect()
         gc.collect()
         gc.freeze()
         return self
@@ -141,6 +132,7 @@ class Generator:
 
     async def open_loop(self, rate: float, seconds: float) -> Answers:
         """`rate` requests a second; returns when all are answered, or ten seconds after the last was due."""
+        await self._connect()
         self.answers = Answers()
         start = time.monotonic()
         total, made = int(rate * seconds), 0
@@ -156,6 +148,7 @@ class Generator:
 
     async def closed_loop(self, in_flight: int, seconds: float) -> Answers:
         """So many connections send their next request when they have the answer; those after `seconds` do not count."""
+        await self._connect()
         self.answers = Answers()
         self._repeats = True
         self._waiting.extend([time.monotonic()] * in_flight)
@@ -175,8 +168,24 @@ class Generator:
 
     def lost(self, connection: _Connection) -> None:
         """The server has closed it. If there was a request on it, that one will never be answered, and `_drain` counts it."""
-        if not self._is_closing and connection in self._free:
+        if self._is_closing:
+            return
+        self._all.discard(connection)
+        if connection in self._free:
             self._free.remove(connection)
+
+    async def _connect(self) -> None:
+        """Make those that are missing: servers close connections that are idle for some seconds."""
+        loop = asyncio.get_running_loop()
+        while len(self._all) < self._count:
+            made = await asyncio.gather(
+                *[
+                    loop.create_connection(lambda: _Connection(self), self._host, self._port)
+                    for _ in range(min(_CONNECT_AT_ONCE, self._count - len(self._all)))
+                ]
+            )
+            self._all.update(connection for _, connection in made)
+            self._free.extend(connection for _, connection in made)
 
     def _send_waiting(self) -> None:
         while self._waiting and self._free:

@@ -19,7 +19,7 @@ from rates import percentile
 
 ROW = "model_overload"
 HEADER = "X-Request-Timeout-Ms: 500\r\n"
-CONNECTIONS = 6000
+CONNECTIONS = 1500
 IN_FLIGHT = 256
 CAPACITY_SECONDS = 4.0
 NORMAL_SECONDS = 4.0
