@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socaity_server.batching.admission import predicted_wait, retry_after
+from socaity_server.batching.caution import Caution
 from socaity_server.batching.cost import CostModel
 
 COST = CostModel(0.010, 0.001)
@@ -151,3 +152,22 @@ def test_several_instances_keep_the_promise_but_for_the_batch_that_runs(
 ) -> None:
     wait = predicted_wait(queued, residual, rows, cost, instances, batch)
     assert drain(queued + rows, residual, cost, instances, batch, wait + residual + 1e-6) == (0, 0.0)
+
+
+def test_caution_grows_with_every_late_moment_and_goes_slowly() -> None:
+    caution = Caution()
+    caution.all_were_in_time()
+    assert caution.factor == 1.0
+    for _ in range(3):
+        caution.some_were_late()
+    high = caution.factor
+    assert 1.5 < high < 3.0
+    for _ in range(10):
+        caution.all_were_in_time()
+    assert 1.0 < caution.factor < high
+    for _ in range(200):
+        caution.all_were_in_time()
+    assert caution.factor == 1.0
+    for _ in range(200):
+        caution.some_were_late()
+    assert caution.factor == 8.0

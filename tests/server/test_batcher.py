@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import queue
@@ -1333,5 +1334,42 @@ def test_every_call_is_answered_once_with_its_own_rows(
         assert answers.values == expected
         assert set(answers.errors) == failing
         assert max(sizes, default=0) <= max_batch_size
+
+    run_with_deadline(main)
+
+
+def test_model_that_is_slower_than_measured_still_answers_most_of_what_it_lets_in() -> None:
+    """Twice as slow as it was measured, four times too many calls: without learning, each would come a little too late."""
+
+    async def main() -> None:
+        slow = 0.004
+
+        def work(inputs: Arrays) -> Arrays:
+            time.sleep(slow * len(inputs["x"]))  # the model's own time, not the test's
+            return double(inputs)
+
+        batcher = Batcher(work, max_batch_size=4, cost=CostModel(0.0, slow / 2), name="m")
+        answered: list[float] = []
+        late = 0
+
+        def on_done(outputs: Arrays | None, error: BaseException | None) -> None:
+            nonlocal late
+            if error is None:
+                answered.append(time.monotonic())
+            else:
+                late += 1
+
+        began = time.monotonic()
+        sent = 0
+        while time.monotonic() - began < 1.5:
+            due = int((time.monotonic() - began) * 4 / slow)
+            while sent < due:
+                sent += 1
+                with contextlib.suppress(ServerError):
+                    batcher.submit(rows_of(sent), 1, on_done, deadline=time.monotonic() + 0.1)
+            await asyncio.sleep(0.002)
+        in_the_end = [moment for moment in answered if moment > began + 0.5]
+        assert len(in_the_end) > 0.5 * (1.0 / slow), (len(in_the_end), late)
+        await batcher.aclose()
 
     run_with_deadline(main)

@@ -17,6 +17,7 @@ from socaity.exceptions import SocaityError
 
 from ..statistics import ModelStatistics
 from .admission import predicted_wait, retry_after
+from .caution import Caution
 from .cost import CostModel
 from .instance import Instance
 from .outcomes import Outcomes
@@ -126,6 +127,7 @@ class Batcher:
         """Batches may wait for more rows: not those that run on the loop, for which nothing needs to be learned."""
         self._row_seconds = self.batch_seconds = 0.0
         self._note_cost()
+        self._caution = Caution()
         self._given_up: set[Instance] = set()
         self._instances: list[Instance] = []
         self._free: list[Instance] = []
@@ -222,7 +224,7 @@ class Batcher:
             allowed = min(deadline - now, max_wait)
             # Who has more time than all that waits can take needs no closer look.
             most = (waiting.rows + rows) * self._row_seconds + self.batch_seconds
-            if most > allowed:
+            if most * self._caution.factor > allowed:
                 self._check_time(rows, allowed, now)
         if rows > waiting.max_rows:
             ticket: Ticket = SplitTicket(
@@ -373,8 +375,8 @@ class Batcher:
                     return
             is_rush = waiting.rows > self.max_batch_size
             batch = waiting.take(self.rush_batch_size if is_rush else self.max_batch_size)
-            if self._sweep_at != math.inf and any([ticket.deadline <= now for ticket in batch]):
-                batch = self._without_expired(batch, now)
+            if self._sweep_at != math.inf:
+                batch = self._without_late(batch, now)
                 if not batch:
                     continue
             self._free.pop()
@@ -386,9 +388,18 @@ class Batcher:
             self._finished_inline(instance, instance.run_inline(batch, now))
             return
 
-    def _without_expired(self, batch: list[Ticket], now: float) -> list[Ticket]:
-        self._fail([ticket for ticket in batch if ticket.deadline <= now], expired(self.name))
-        return [ticket for ticket in batch if ticket.deadline > now]
+    def _without_late(self, batch: list[Ticket], now: float) -> list[Ticket]:
+        """The calls of a batch that can be answered in time; all that have not expired where that is none of them, or else
+        nothing would be learned of a model that has become quicker."""
+        end = now + self.cost.seconds(sum([ticket.rows for ticket in batch]))
+        wanted = [ticket for ticket in batch if ticket.deadline > end]
+        if not wanted:
+            end = now
+            wanted = [ticket for ticket in batch if ticket.deadline > now]
+        if len(wanted) < len(batch):
+            self._caution.some_were_late()
+            self._fail([ticket for ticket in batch if ticket.deadline <= end], expired(self.name))
+        return wanted
 
     def _note_start(self, batch: list[Ticket], now: float) -> None:
         end = now + self._run_timeout
@@ -439,6 +450,7 @@ class Batcher:
         if len(parts) == 1 and first.error is None:  # what was refused, or run again in halves, says nothing
             self.cost.observe(rows, seconds)
             self._note_cost()
+            self._caution.all_were_in_time()
         statistics = self.statistics
         statistics.batches += 1
         statistics.rows += rows
@@ -510,6 +522,8 @@ class Batcher:
         self._sweep_at = math.inf
         if earliest != math.inf and not self._closed:
             self._sweep_no_later_than(max(earliest, now + _SWEEP_INTERVAL))
+        if late:
+            self._caution.some_were_late()
         self._fail(late, expired(self.name))
         self._fail(given_up, too_slow(self.name, self._run_timeout))
 
@@ -533,11 +547,11 @@ class Batcher:
         """Raises ServerError where the answer would come later than `allowed` seconds from now."""
         residual, _ = self._residual(now)
         state = (residual, rows, self.cost, self.instance_count, self.rush_batch_size)
-        wait = predicted_wait(self._waiting.rows, *state)
+        wait = predicted_wait(self._waiting.rows, *state) * self._caution.factor
         if wait <= allowed:
             return
         self.statistics.failures["rejected"] += 1
-        later = retry_after(self._waiting.rows, *state, allowed=allowed)
+        later = retry_after(self._waiting.rows, *state, allowed=allowed / self._caution.factor)
         raise too_late(self.name, wait, allowed, later)
 
     @property

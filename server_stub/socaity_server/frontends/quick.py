@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from .bodies import too_large
-from .responses import problem_response
+from .responses import PROBLEM, problem_parts
 
 try:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["quick_protocol"]
 
 _JSON = b"application/json"
+_PROBLEM_TYPE = b"content-type: %s\r\n" % PROBLEM.encode()
 # A request with one of these is not plain.
 _SPECIAL = frozenset(
     {
@@ -350,17 +351,14 @@ class _QuickCycle:
 
     def refuse(self, error: BaseException) -> None:
         """Answer with a problem document."""
-        response = problem_response(error)
-        line = _STATUS_LINES.get(response.status_code)
+        status, named, body = problem_parts(error)
+        line = _STATUS_LINES.get(status)
         if line is None:
-            line = _STATUS_LINES[response.status_code] = b"HTTP/1.1 %d %s\r\n" % (
-                response.status_code,
-                _phrase(response.status_code),
-            )
-        headers = b"".join(
-            b"%s: %s\r\n" % (name, value) for name, value in response.raw_headers if name != b"content-length"
-        )
-        self._write(line, headers, bytes(response.body))
+            line = _STATUS_LINES[status] = b"HTTP/1.1 %d %s\r\n" % (status, _phrase(status))
+        headers = _PROBLEM_TYPE
+        for name, value in named.items():
+            headers += b"%s: %s\r\n" % (name.lower().encode(), value.encode())
+        self._write(line, headers, body)
 
     def _write(self, line: bytes, headers: bytes, body: bytes) -> None:
         protocol = self._protocol

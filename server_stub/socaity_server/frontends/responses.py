@@ -44,6 +44,12 @@ def value_response(
 
 def problem_response(error: BaseException) -> Response:
     """An error as an RFC 9457 document."""
+    status, headers, body = problem_parts(error)
+    return Response(body, status, headers, PROBLEM)
+
+
+def problem_parts(error: BaseException) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers but for the type and length, and body of an error."""
     problem = to_problem(error)
     if isinstance(error, JobCancelled):
         problem["status"] = 409
@@ -51,7 +57,7 @@ def problem_response(error: BaseException) -> Response:
     retry_after = problem.get("retry_after")
     if retry_after is not None:
         headers["Retry-After"] = str(max(math.ceil(retry_after), 1))
-    return Response(to_json(problem), problem["status"], headers, PROBLEM)
+    return problem["status"], headers, to_json(problem)
 
 
 def job_document(record: JobRecord) -> dict[str, Any]:
