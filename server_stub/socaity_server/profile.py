@@ -363,7 +363,7 @@ class _Bench:
         try:
             with ThreadPoolExecutor(instances, thread_name_prefix="profile") as pool:
                 starts, ends = zip(*pool.map(work, range(instances)), strict=True)
-            took = max(ends) - min(starts)
+            took: float = max(ends) - min(starts)
         except Exception as exc:
             self.note(f"The model fails in {instances} threads at once: {shown_error(exc)}")
             return None
