@@ -154,20 +154,23 @@ def test_several_instances_keep_the_promise_but_for_the_batch_that_runs(
     assert drain(queued + rows, residual, cost, instances, batch, wait + residual + 1e-6) == (0, 0.0)
 
 
-def test_caution_grows_with_every_late_moment_and_goes_slowly() -> None:
+def test_caution_grows_with_every_late_batch_and_goes_more_slowly() -> None:
     caution = Caution()
-    caution.all_were_in_time()
+    caution.batch_ended()
     assert caution.factor == 1.0
-    for _ in range(3):
-        caution.some_were_late()
+    for _ in range(5):
+        for _ in range(3):  # once for a batch
+            caution.some_were_late()
+        caution.batch_ended()
     high = caution.factor
     assert 1.5 < high < 3.0
     for _ in range(10):
-        caution.all_were_in_time()
+        caution.batch_ended()
     assert 1.0 < caution.factor < high
     for _ in range(200):
-        caution.all_were_in_time()
+        caution.batch_ended()
     assert caution.factor == 1.0
     for _ in range(200):
         caution.some_were_late()
+        caution.batch_ended()
     assert caution.factor == 8.0

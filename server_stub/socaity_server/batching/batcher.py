@@ -450,7 +450,7 @@ class Batcher:
         if len(parts) == 1 and first.error is None:  # what was refused, or run again in halves, says nothing
             self.cost.observe(rows, seconds)
             self._note_cost()
-            self._caution.all_were_in_time()
+            self._caution.batch_ended()
         statistics = self.statistics
         statistics.batches += 1
         statistics.rows += rows

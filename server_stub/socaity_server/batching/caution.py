@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Caution"]
 
-_UP, _DOWN = 1.25, 0.98
+_UP, _DOWN = 1.15, 0.97
 _MOST = 8.0
 
 
@@ -12,19 +12,24 @@ class Caution:
     """`factor` times the predicted wait is what a call must have time for.
 
     A queue that is served in order and always as long as the deadlines allow is where a small mistake of the prediction costs
-    everything: each call is run a little too late. So a moment with late calls raises the factor at once, and each batch without
-    one lowers it a little.
+    everything: each call is run a little too late. So a batch after which calls were late raises the factor, and one without
+    lowers it less: with these steps about one batch in six has a late call while too much comes in.
     """
 
-    __slots__ = ("factor",)
+    __slots__ = ("_is_raised", "factor")
 
     def __init__(self) -> None:
         self.factor = 1.0
+        self._is_raised = False
 
     def some_were_late(self) -> None:
-        """Calls that were let in had no answer in time."""
-        self.factor = min(self.factor * _UP, _MOST)
+        """Calls that were let in had no answer in time. Counts once between two batches."""
+        if not self._is_raised:
+            self._is_raised = True
+            self.factor = min(self.factor * _UP, _MOST)
 
-    def all_were_in_time(self) -> None:
-        """A batch was answered, and nobody was late since the one before."""
-        self.factor = max(self.factor * _DOWN, 1.0)
+    def batch_ended(self) -> None:
+        """A batch was answered."""
+        if not self._is_raised:
+            self.factor = max(self.factor * _DOWN, 1.0)
+        self._is_raised = False
