@@ -2,7 +2,7 @@
 
 `mlp`: the digit model of the examples. `forest`: a random forest for the same digits, as joblib. `minilm`: sentences to
 vectors, an ONNX graph and its tokenizer; `model.py` in the same folder is how our server runs them. `forest_large`: 4,000
-trees, slow enough for a generator in Python to ask three times too much. `five`: five models, the digit network and others.
+trees in batches of 16, slow enough for a generator in Python to ask three times too much. `five`: five models, the digit network and others.
 `blocked`: a model that sleeps for as many seconds as the largest number of its row says, one row at a time.
 """
 
@@ -60,6 +60,7 @@ _MEAN_PY = """def predict(x):
     return x.mean(axis=1)
 """
 _LARGE = 4000
+_SMALL_BATCHES_YAML = "batching: {max_batch_size: 16, rush_batch_size: 16}\n"
 
 
 class Model(NamedTuple):
@@ -75,7 +76,9 @@ def model(kind: str) -> Model:
     """`mlp`, `forest`, `minilm`, `forest_large`, `five` or `blocked`."""
     folder = FOLDER / kind
     if kind == "forest_large":
-        return Model("forest", "digits", folder, build(folder / "digits" / "model.joblib", _LARGE))
+        file = build(folder / "digits" / "model.joblib", _LARGE)
+        file.with_name("model_config.yaml").write_text(_SMALL_BATCHES_YAML)
+        return Model("forest", "digits", folder, file)
     if kind == "five":
         return Model("mlp", "digits", folder, _five(folder))
     if kind == "blocked":
