@@ -92,6 +92,10 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._generator.lost(self)
 
+    @property
+    def due(self) -> float:
+        return self._due
+
     def close(self) -> None:
         self._transport.close()
 
@@ -167,12 +171,15 @@ class Generator:
             self._send_waiting()
 
     def lost(self, connection: _Connection) -> None:
-        """The server has closed it. If there was a request on it, that one will never be answered, and `_drain` counts it."""
+        """The server has closed it."""
         if self._is_closing:
             return
         self._all.discard(connection)
         if connection in self._free:
             self._free.remove(connection)
+        else:  # it was closed as idle while the request was on its way; every client tries that again
+            self._waiting.appendleft(connection.due)
+            self._send_waiting()
 
     async def _connect(self) -> None:
         """Make those that are missing: servers close connections that are idle for some seconds."""

@@ -20,7 +20,7 @@ from rates import percentile
 ROW = "model_overload"
 HEADER = "X-Request-Timeout-Ms: 500\r\n"
 CONNECTIONS = 1500
-IN_FLIGHT = 256
+IN_FLIGHT = 64
 CAPACITY_SECONDS = 4.0
 NORMAL_SECONDS = 4.0
 SECONDS, QUICK_SECONDS = 30.0, 5.0

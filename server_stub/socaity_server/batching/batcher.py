@@ -448,7 +448,8 @@ class Batcher:
             elif not is_callers_fault(part.error):
                 failed += len(part.tickets)
         if len(parts) == 1 and first.error is None:  # what was refused, or run again in halves, says nothing
-            self.cost.observe(rows, seconds)
+            # what it takes from here, the ways to the thread and back included: that is what others wait for
+            self.cost.observe(rows, max(time.monotonic() - instance.started_at, seconds))
             self._note_cost()
             self._caution.batch_ended()
         statistics = self.statistics
