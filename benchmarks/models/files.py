@@ -2,8 +2,8 @@
 
 `mlp`: the digit model of the examples. `forest`: a random forest for the same digits, as joblib. `minilm`: sentences to
 vectors, an ONNX graph and its tokenizer; `model.py` in the same folder is how our server runs them. `forest_large`: 4,000
-trees in batches of 16, slow enough for a generator in Python to ask three times too much. `five`: five models, the digit network and others.
-`blocked`: a model that sleeps for as many seconds as the largest number of its row says, one row at a time.
+trees in batches of 16, slow enough for a generator in Python to ask three times too much. `five`: five models, the digit
+network and others. `blocked`: a model that sleeps for as many seconds as the largest number of its row says, one row at a time.
 """
 
 from __future__ import annotations

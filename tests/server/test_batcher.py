@@ -133,7 +133,7 @@ def test_policy_keeps_its_invariants(data: st.DataObject, max_rows: int) -> None
         assert room.size == 3 * room.rows
         assert room.count == len(waiting)
         assert sorted(room, key=id) == sorted(waiting, key=id)
-        assert room.oldest_arrival() == (waiting[0].arrived if waiting else None)
+        assert room.oldest() is (waiting[0] if waiting else None)
         assert room.next_rows() == (rows_waiting(waiting, waiting[0].key) if waiting else 0)
     while waiting:
         check_batch(room.take(), waiting, max_rows)

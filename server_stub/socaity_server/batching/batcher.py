@@ -373,12 +373,12 @@ class Batcher:
                 if pause > 0:
                     self._timer = loop.call_later(pause, self._timer_fired)
                     return
-            is_rush = waiting.rows > self.max_batch_size
-            batch = waiting.take(self.rush_batch_size if is_rush else self.max_batch_size)
+            limit = self.rush_batch_size if waiting.rows > self.max_batch_size else self.max_batch_size
             if self._sweep_at != math.inf:
-                batch = self._without_late(batch, now)
-                if not batch:
-                    continue
+                self._drop_late(limit, now)
+                if not waiting.rows:
+                    return
+            batch = waiting.take(limit)
             self._free.pop()
             if not is_inline:
                 self._note_start(batch, now)
@@ -388,18 +388,23 @@ class Batcher:
             self._finished_inline(instance, instance.run_inline(batch, now))
             return
 
-    def _without_late(self, batch: list[Ticket], now: float) -> list[Ticket]:
-        """The calls of a batch that can be answered in time; all that have not expired where that is none of them, or else
-        nothing would be learned of a model that has become quicker."""
-        end = now + self.cost.seconds(sum([ticket.rows for ticket in batch]))
-        wanted = [ticket for ticket in batch if ticket.deadline > end]
-        if not wanted:
-            end = now
-            wanted = [ticket for ticket in batch if ticket.deadline > now]
-        if len(wanted) < len(batch):
+    def _drop_late(self, limit: int, now: float) -> None:
+        """Answer the calls for which the next batch would come too late, so that it has only others. Where that is all of them
+        they run nevertheless: else nothing would be learned of a model that has become quicker."""
+        waiting = self._waiting
+        oldest = waiting.oldest()
+        end = now + self.cost.seconds(min(limit, waiting.rows))
+        if oldest is None or oldest.deadline > end:
+            return
+        late = waiting.take_expired(end)
+        if not waiting.rows:
+            for ticket in late:
+                if ticket.deadline > now:
+                    waiting.add(ticket)
+            late = [ticket for ticket in late if ticket.deadline <= now]
+        if late:
             self._caution.some_were_late()
-            self._fail([ticket for ticket in batch if ticket.deadline <= end], expired(self.name))
-        return wanted
+            self._fail(late, expired(self.name))
 
     def _note_start(self, batch: list[Ticket], now: float) -> None:
         end = now + self._run_timeout

@@ -144,10 +144,10 @@ class WaitingRoom(Generic[E]):
             self.discard(entry)
         return expired
 
-    def oldest_arrival(self) -> float | None:
-        """When the head of the bucket that is next came; None if nothing waits."""
+    def oldest(self) -> E | None:
+        """The head of the bucket that is next; None if nothing waits."""
         bucket = self._oldest()
-        return None if bucket is None else bucket.entries[0].arrived
+        return None if bucket is None else bucket.entries[0]
 
     def next_rows(self) -> int:
         """The rows of the bucket that is next: what a batch of any size could hold."""
