@@ -79,7 +79,8 @@ class DirectRoute:
             raise ConfigurationError(f"{route.name!r} is not batched.")
         self.route = route
         self.model: LoadedModel | None = route.model
-        self.statistics = statistics or ModelStatistics()
+        self.statistics: ModelStatistics = statistics or ModelStatistics()
+        self.batcher: Batcher
         self.breaker: CircuitBreaker | None = None
         self._prepare = route.tensors.prepare
         # one fixed shape: all calls may go together

@@ -97,11 +97,12 @@ class Patience:
         until = max(self._burst_ends(rows, fixed), self._all_are_back(rows, enough, fixed, now))
         if until <= now:
             return 0.0
-        oldest = waiting.oldest()
-        assert oldest is not None
+        head = waiting.oldest()
+        assert head is not None
+        oldest: float = head.arrived
         end = min(
             until,
-            max(oldest.arrived, self._answered_at) + min(fixed, self._longest),
+            max(oldest, self._answered_at) + min(fixed, self._longest),
             deadline - self._cost.seconds(rows + 1) - _MARGIN,
         )
         return max(end - now, 0.0)
