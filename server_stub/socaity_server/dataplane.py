@@ -33,6 +33,8 @@ from .upstream import Upstream
 __all__ = ["DataPlane"]
 
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
+_LAST_WORDS = 0.05
+"""Seconds for the answers to those whose calls were not run."""
 _LAST_SECONDS = 1.0
 """What each step of closing gets when the grace is over."""
 
@@ -129,6 +131,9 @@ class DataPlane:
             *[executor.aclose(grace) for executor in self._executors.values()],
             *[direct.batcher.drain(grace) for direct in self._direct.values()],
         )
+        for direct in self._direct.values():
+            direct.batcher.refuse_waiting()
+        await asyncio.sleep(_LAST_WORDS)
 
     async def aclose(self, grace: float = 10.0) -> None:
         """`drain`, then give everything back, which takes some seconds more at most; `start` may follow.
