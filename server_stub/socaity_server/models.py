@@ -38,7 +38,7 @@ def model_route(model: LoadedModel) -> Route:
         if len(outputs) < 2
         else {"type": "object", "properties": dict.fromkeys(outputs, number)},
         max_batch_size=model.max_batch_size if batched else 1,
-        tensors=TensorInputs(name, inputs, has_batch_axis=batched),
+        tensors=TensorInputs(name, inputs, has_batch_axis=batched, stacks_unknown=True),
         outputs=outputs,
         model=model,
     )

@@ -309,6 +309,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: Any = None) -> None:
         # before the connections are closed: calls on a socket must be able to answer
         await self._dataplane.drain(self._grace)
+        self.config.timeout_graceful_shutdown = 1  # the grace is over: what is left now is cut off
         await super().shutdown(sockets=sockets)
 
     async def _announce(self, on_ready: Callable[[str], None]) -> None:

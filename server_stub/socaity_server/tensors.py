@@ -42,14 +42,25 @@ class TensorInputs:
     """All inputs of one route, compiled.
 
     An argument with the rank of an item is one item; with one more axis it is a stack of rows. Where the shape is unknown,
-    each call is one item. With `has_batch_axis=False` the shapes are whole and nothing is ever stacked by a caller.
+    each call is one item; with `stacks_unknown` an array of two axes or more is a stack of rows then. With
+    `has_batch_axis=False` the shapes are whole and nothing is ever stacked by a caller.
     """
 
-    def __init__(self, route: str, inputs: Sequence[TensorInput], *, has_batch_axis: bool = True) -> None:
+    def __init__(
+        self,
+        route: str,
+        inputs: Sequence[TensorInput],
+        *,
+        has_batch_axis: bool = True,
+        stacks_unknown: bool = False,
+    ) -> None:
         self.route = route
         self.inputs = {item.name: item for item in inputs}
         self.has_batch_axis = has_batch_axis
-        self._takers = {item.name: _taker(item, has_batch_axis) for item in inputs}
+        self._takers = {
+            item.name: _taker(item, has_batch_axis, stacks_unknown=stacks_unknown and has_batch_axis)
+            for item in inputs
+        }
         self._only = inputs[0] if len(inputs) == 1 else None
         self.prepare: Callable[[Mapping[str, Any]], Prepared] = self._prepare
         self.has_one_form = self._only is not None and has_batch_axis and _is_fixed(self._only)
@@ -159,7 +170,7 @@ def _rows_reader(dtype: np.dtype[Any], shape: tuple[int | None, ...] | None) -> 
     return read
 
 
-def _taker(item: TensorInput, has_batch_axis: bool) -> _Taker:
+def _taker(item: TensorInput, has_batch_axis: bool, *, stacks_unknown: bool = False) -> _Taker:
     name, shape = item.name, item.item_shape
     dtype = None if item.dtype is None else np.dtype(item.dtype)
     rank = None if shape is None else len(shape)
@@ -171,7 +182,10 @@ def _taker(item: TensorInput, has_batch_axis: bool) -> _Taker:
         if dtype is not None and array.dtype != dtype:
             array = _cast(name, array, dtype, value)
         if rank is None:
-            return (array, False) if is_rows else (array[None], True)
+            if array.ndim and not array.size:
+                raise InvalidInputError(f"Parameter {name!r} is empty.", parameter=name)
+            is_stack = is_rows or (stacks_unknown and array.ndim > 1)
+            return (array, False) if is_stack else (array[None], True)
         single = array.ndim == rank
         found = array.shape if single else array.shape[1:]
         if not (single or (has_batch_axis and array.ndim == rank + 1)) or any(

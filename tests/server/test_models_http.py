@@ -122,6 +122,27 @@ class Counter(Scaler):
         }
 
 
+async def test_rows_of_a_model_without_shapes_are_rows_whatever_they_are_called(
+    router: SocaityRouter, client: httpx.AsyncClient
+) -> None:
+    class Mean(Scaler):
+        inputs = (TensorSpec("x", None, None),)
+
+        def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+            return {"y": inputs["x"].mean(axis=1)}
+
+    router.add_model(Mean(), name="mean")
+    rows = [[1, 2, 3], [4, 5, 6]]
+    for body in ({"features": rows}, {"x": rows}):
+        answer = (await client.post("/predict/mean", json=body)).json()
+        assert (answer["predictions"] if "features" in body else answer) == [2.0, 5.0]
+    assert (await client.post("/predict/mean", json={"x": [1, 2, 3]})).json() == 2.0
+    for empty in ([], [[]]):
+        for name in ("features", "x"):
+            answer = await client.post("/predict/mean", json={name: empty})
+            assert (answer.status_code, "empty" in answer.text) == (422, True)
+
+
 async def test_text_integers_and_several_outputs(router: SocaityRouter, client: httpx.AsyncClient) -> None:
     router.add_model(Counter(), name="count")
     answer = await client.post("/predict/count", json={"words": ["a word of more than ten letters", "b"]})

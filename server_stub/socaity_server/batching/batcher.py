@@ -28,8 +28,8 @@ from .refusals import (
     expired,
     full,
     internal,
-    is_callers_fault,
     never_fits,
+    says_nothing,
     stuck,
     too_late,
     too_slow,
@@ -291,6 +291,10 @@ class Batcher:
             return False
         return True
 
+    def refuse_waiting(self) -> None:
+        """Answer all that waits: it will not be run here any more."""
+        self._fail(self._waiting.take_all(), unavailable(self.name))
+
     async def aclose(self, timeout: float = 10.0) -> None:
         """Refuse the calls that wait, let those that run finish for at most `timeout` seconds, and end the threads."""
         self._closed = True
@@ -450,7 +454,7 @@ class Batcher:
         for part in parts:
             if part.error is None:
                 succeeded += len(part.tickets)
-            elif not is_callers_fault(part.error):
+            elif not says_nothing(part.error):
                 failed += len(part.tickets)
         if len(parts) == 1 and first.error is None:  # what was refused, or run again in halves, says nothing
             # what it takes from here, the ways to the thread and back included: that is what others wait for

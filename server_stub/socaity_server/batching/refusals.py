@@ -11,6 +11,7 @@ __all__ = [
     "is_callers_fault",
     "never_fits",
     "reason",
+    "says_nothing",
     "stuck",
     "too_late",
     "too_slow",
@@ -93,6 +94,11 @@ def internal(name: str, exc: Exception) -> ServerError:
 def is_callers_fault(error: BaseException) -> bool:
     """A 4xx: it says nothing about the model."""
     return isinstance(error, SocaityError) and 400 <= getattr(error, "status", 500) < 500
+
+
+def says_nothing(error: BaseException) -> bool:
+    """It is no failure of the model: the caller's fault, or nobody ran it."""
+    return is_callers_fault(error) or getattr(error, "code", None) == "model_unavailable"
 
 
 def reason(error: BaseException) -> str:

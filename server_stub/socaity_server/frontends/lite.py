@@ -25,7 +25,7 @@ from ..route import Route
 from ..tensors import Rows
 from ..values import to_json
 from ..waterfall import Waterfall
-from .bodies import decode_json, decode_msgpack, too_large, unsupported
+from .bodies import decode_json, decode_msgpack, too_large
 from .responses import MSGPACK, problem_response
 
 __all__ = ["AnswerForm", "ModelHandler", "Observer", "is_model"]
@@ -262,7 +262,12 @@ class ModelHandler:
             return decode_json(bytes(body))
         if plain == _MSGPACK_BYTES:
             return decode_msgpack(bytes(body))
-        raise unsupported(content_type.decode("latin-1"))
+        raise InvalidInputError(
+            "A model takes JSON (-H 'Content-Type: application/json') or application/vnd.socaity+msgpack; "
+            f"got {content_type.decode('latin-1')[:80] or 'no content type'}.",
+            status=415,
+            code="unsupported_media_type",
+        )
 
     def _from_features(self, features: Any) -> tuple[dict[str, Any], bool]:
         """The arguments that `features` stands for, and whether the answer is to lose its batch axis.
