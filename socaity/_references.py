@@ -18,7 +18,20 @@ if TYPE_CHECKING:
     from ._service import Endpoint
     from .transport import Refer
 
-__all__ = ["Links", "arguments_with", "call_with_jobs", "cancel", "refuse", "release", "take_refusal"]
+__all__ = [
+    "Links",
+    "arguments_with",
+    "call_with_jobs",
+    "cancel",
+    "forget_past",
+    "groups_in",
+    "jobs_in",
+    "links_of",
+    "refuse",
+    "release",
+    "replaced",
+    "take_refusal",
+]
 
 LARGE = 64 * 1024
 """A result of a job that has more bytes than this is referred to even when it is here: it need not travel again."""
@@ -305,7 +318,7 @@ def refuse(job: Job[Any], exc: BaseException) -> None:
         error = InvalidInputError(f"{job._endpoint.name}: {exc.args[0] if exc.args else exc}")
         error.__cause__ = exc
     one: BaseException | None = exc
-    while one is not None:
+    while one is not None and one.__traceback__ is not None:
         one.__traceback__ = None  # its frames refer to the job, which has the error: a circle
         one = one.__cause__ or one.__context__
     job._accepted = True
@@ -451,6 +464,3 @@ def _not_there(up: Job[Any], path: tuple[str | int, ...]) -> None:
 
 def _bound(function: Callable[[Any], None], argument: Any) -> Callable[[], None]:
     return lambda: function(argument)
-
-
-__all__ += ["forget_past", "jobs_in", "link", "links_of", "not_run", "plain", "replaced", "start"]

@@ -41,6 +41,8 @@ __all__ = ["Endpoint", "Service"]
 logger = logging.getLogger(__name__)
 _DESCRIBE_GRACE = 5.0
 _CANCEL_DEADLINE = 10.0
+_LAST_CANCELS = 2.0
+"""Seconds that closing waits for the service to confirm cancels."""
 _TIMEOUT_GRACE = 1.0
 """Seconds that the answer of a server may take longer than the timeout it was given."""
 
@@ -83,6 +85,7 @@ class Service:
         self._outbox: Outbox[Job[Any]] = Outbox(self._start)
         self._memos: Memo | None = None
         self._uploads: Uploads | None = None
+        self._cancels: set[asyncio.Task[None]] = set()
         self._take_back: Callable[[], None] | None = None
 
     # -- endpoints ---------------------------------------------------------------------------------------------------
@@ -301,7 +304,10 @@ class Service:
                 timer.cancel()
             job._end_cancelled("cancelled before it was sent")
         elif not job._ended:
-            asyncio.get_running_loop().create_task(self._cancel_on_wire(job)).add_done_callback(_log_failure)
+            task = asyncio.get_running_loop().create_task(self._cancel_on_wire(job))
+            self._cancels.add(task)
+            task.add_done_callback(self._cancels.discard)
+            task.add_done_callback(_log_failure)
 
     async def _cancel_on_wire(self, job: Job[Any]) -> None:
         try:
@@ -339,6 +345,8 @@ class Service:
         return portal.spawn(self._close_wire())
 
     async def _close_wire(self) -> None:
+        if self._cancels:  # what was cancelled just before is told so
+            await asyncio.wait(self._cancels, timeout=_LAST_CANCELS)
         transport, self._transport = self._transport, None
         if self._take_back is not None:
             self._take_back()

@@ -764,7 +764,7 @@ def test_a_held_result_is_forgotten_with_its_job() -> None:
         [frontend] = [
             one
             for one in gc.get_objects()
-            if isinstance(one, WebSocketFrontend) and one.dataplane is router.dataplane
+            if type(one) is WebSocketFrontend and one.dataplane is router.dataplane
         ]
         assert frontend.held.taken == 8_000_000
         assert made.result(DEADLINE).sum() == 1_000_000
