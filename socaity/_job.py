@@ -104,6 +104,8 @@ class Job(Waitable, Generic[T_co]):
         "upstream",
     )
 
+    _sent: float
+    """When it was handed to the wire; not there before that."""
     upstream: tuple[Job[Any], ...]
     """The jobs whose results, or parts of them, are arguments of this one: each once, in the order in which they come."""
 
@@ -130,7 +132,6 @@ class Job(Waitable, Generic[T_co]):
         self._changed: Signal | None = None
         self._display: Any = None
         self._ended_at: float | None = None
-        self._sent: float | None = None
         self._remote: HeldResult | None = None
         self._links: Links | None = None
         self.context: Context | None = None

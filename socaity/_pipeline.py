@@ -170,7 +170,8 @@ class JobGroup(Waitable, Generic[T]):
     def _add(self, job: Job[T]) -> None:
         with _waiters_lock:
             self._members.append(job)
-            is_looked_at, followers = self._is_looked_at, tuple(self._followers)
+            is_looked_at = self._is_looked_at
+            followers = tuple(self._followers) if self._followers else ()
         if is_looked_at:
             job._when_ended(self._member_done_and_ended)
         else:
@@ -217,7 +218,11 @@ class JobGroup(Waitable, Generic[T]):
     def _member_done_and_ended(self) -> None:
         with _waiters_lock:
             self._with_values += 1
-        self._member_done()
+            self._completed += 1
+        if self._room is not None and self.unfinished <= self._window // 2:
+            self._signal_room()
+        if self._is_fed:
+            self._check_end()
 
     def _check_end(self) -> None:
         number = len(self._members)
@@ -487,11 +492,11 @@ def _feed(group: JobGroup[Any], items: Callable[[], Iterator[T]], add: Callable[
 
 def call_or_fail(endpoint: Endpoint, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job[Any]:
     """Call; what is refused at once becomes a job that has failed."""
-    from ._references import links_of, refuse
-
     try:
         return endpoint(*args, **kwargs)
     except Exception as exc:  # a path that is not there, a closed service: the other rows go on
+        from ._references import links_of, refuse
+
         job: Job[Any] = Job(endpoint, {})
         links_of(job).again = lambda: call_or_fail(endpoint, args, kwargs)
         refuse(job, exc)

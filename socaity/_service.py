@@ -312,7 +312,8 @@ class Service:
     async def _cancel_on_wire(self, job: Job[Any]) -> None:
         try:
             async with asyncio.timeout(_CANCEL_DEADLINE):
-                await self._wire().cancel(job.id)
+                wire = self._transport or self._wire()  # also while it is being closed
+                await wire.cancel(job.id)
         except (SocaityError, TimeoutError) as exc:
             if not job._accepted:
                 job._end_cancelled(f"cancelled before the service accepted it ({exc})")
