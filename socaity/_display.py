@@ -14,9 +14,10 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Any
 
-from . import _lines
+from . import _lines, _readings
 from ._lines import Line, Reading
-from ._portal import portal
+from ._portal import Signal, portal
+from ._steps import Step
 from .protocol.events import JobStatus
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,10 @@ class Display:
     let_go_after = 1.0
     """Seconds between two looks at who still waits; a line that nobody waits for at both is taken away."""
     max_lines = 8
+    max_steps = 4
+    """Lines for the steps of one pipeline, below its own."""
+    max_drawing = 0.005
+    """Seconds that the live views may take of one tick; the others wait for the next."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -53,6 +58,7 @@ class Display:
         self._lock = threading.RLock()  # whoever draws holds it
         self._fresh: dict[Any, Context] = {}  # begun since the last tick
         self._waits: dict[Any, _Wait] = {}
+        self._views: dict[Any, Context] = {}
         self._total: _Total | None = None
         self._cohort = 0.0  # when the oldest wait of those that are counted began
         self._ended = self._failed = 0
@@ -80,7 +86,7 @@ class Display:
         if self._fresh.pop(waited, None) is None:
             wait = self._waits.pop(waited, None)
         if status is None:
-            done, failed = _count(waited)
+            done, failed = _readings.count(waited)
             self._ended += done
             self._failed += failed
         else:
@@ -93,6 +99,12 @@ class Display:
                     self._show_end(waited, wait)
             except Exception:
                 logger.debug("the end of %r could not be shown", waited, exc_info=True)
+
+    def watch(self, view: Any) -> None:
+        """Have a LiveView drawn on every tick until what it shows has ended; from any thread."""
+        self._views[view] = copy_context()
+        if not self._awake:
+            self._wake()
 
     def tell(self, text: str) -> None:
         """One line to the person at the keyboard; lines that nobody waits for any more go first."""
@@ -127,12 +139,12 @@ class Display:
     def _on_timer(self) -> None:
         self._timer = None
         self._turn()
-        if not self._waits and not self._fresh:
+        if not self._waits and not self._fresh and not self._views:
             if self._take_back is not None:
                 self._take_back()
                 self._take_back = None
             self._awake = False
-            if not self._fresh:
+            if not self._fresh and not self._views:
                 return
             self._awake = True  # begun between the two looks
         self._arm()
@@ -142,6 +154,7 @@ class Display:
             for line in self._open_lines():
                 line.drop()
             self._waits.clear()
+            self._views.clear()
             self._total = None
 
     def _turn(self) -> None:
@@ -157,6 +170,22 @@ class Display:
             logger.debug("the progress could not be shown", exc_info=True)
             self._waits.clear()
             self._total = None
+        if self._views:
+            self._draw_views(now)
+
+    def _draw_views(self, now: float) -> None:
+        enough = time.perf_counter() + self.max_drawing
+        for view, context in list(self._views.items()):
+            try:
+                has_ended = context.run(view.draw, now)
+            except Exception:
+                logger.debug("the view of %r could not be drawn", view.shown, exc_info=True)
+                has_ended = True
+            self._views.pop(view, None)
+            if not has_ended:
+                self._views[view] = context  # behind the others, which come first if there is no time left
+            if time.perf_counter() > enough:
+                break
 
     def _take_fresh(self, now: float) -> None:
         for waited in list(self._fresh):
@@ -170,16 +199,16 @@ class Display:
 
     def _look_who_waits(self) -> None:
         for waited, wait in list(self._waits.items()):
-            if waited._ended or (wait.is_idle and not _has_waiters(waited)):
+            is_idle = not _has_waiters(waited)
+            if waited._ended or (is_idle and (wait.is_idle or waited.done())):
                 self._let_go(waited, wait)
             else:
-                wait.is_idle = not _has_waiters(waited)
+                wait.is_idle = is_idle
 
     def _let_go(self, waited: Any, wait: _Wait) -> None:
         waited._display = None  # so that the next wait begins again
         self._waits.pop(waited, None)
-        if wait.line is not None:
-            wait.context.run(wait.line.drop)
+        wait.drop()
         if self._total is not None and not self._waits:
             self._total.context.run(self._total.line.drop)
             self._total = None
@@ -187,15 +216,19 @@ class Display:
     # -- drawing, under the lock -------------------------------------------------------------------------------------
 
     def _open_lines(self) -> list[Line]:
-        lines = [wait.line for wait in list(self._waits.values()) if wait.line is not None]
+        lines = [line for wait in list(self._waits.values()) for line in wait.lines]
         return lines if self._total is None else [*lines, self._total.line]
 
     def _draw(self, now: float) -> None:
         if self._total is None:
             ready = self._ready(now)
             if len(ready) <= self.max_lines:
+                room = self.max_lines - len(ready)
                 for waited, wait in ready:
-                    wait.context.run(_draw_wait, wait, _read(waited, now), now)
+                    steps = _readings.steps_of(waited, now)
+                    room -= wait.context.run(
+                        _draw_wait, wait, waited, steps, now, room=min(room, self.max_steps)
+                    )
                 return
             self._open_total(ready, now)
         if self._total is not None:
@@ -208,28 +241,33 @@ class Display:
             if now - wait.began < self.show_after or len(ready) > self.max_lines:
                 break
             if _is_member_of(waited, self._waits):
-                if wait.line is not None:
-                    wait.context.run(wait.line.drop)
-                    wait.line = None
-            elif _wants_line(waited):
+                wait.drop()
+            elif _wants_line(waited) and not self._is_in_view(waited):
                 ready.append((waited, wait))
         return ready
 
+    def _is_in_view(self, waited: Any) -> bool:
+        """Whether it is displayed in the very cell that waits for it; one further up may be out of sight."""
+        return bool(self._views) and any(
+            view.shown is waited and view.cell is not None and view.cell == current_cell()
+            for view in list(self._views)
+        )
+
     def _open_total(self, ready: list[tuple[Any, _Wait]], now: float) -> None:
         for wait in self._waits.values():
-            if wait.line is not None:
-                wait.context.run(wait.line.drop)
-                wait.line = None
+            wait.drop()
         context = ready[-1][1].context
-        started = min(_created(waited, now) for waited, _ in ready)
-        line = context.run(_lines.open_line, _read_count("jobs", *self._counts(), now - started), now)
+        started = min(_readings.created(waited, now) for waited, _ in ready)
+        line = context.run(
+            _lines.open_line, _readings.read_count("jobs", *self._counts(), now - started), now
+        )
         self._total = _Total(context, line, started)
 
     def _counts(self) -> tuple[int, int, int]:
         done, failed, total = self._ended, self._failed, self._ended
         for waited in [*self._waits, *self._fresh]:
-            if _is_group(waited):
-                more, bad = _count(waited)
+            if _readings.is_group(waited):
+                more, bad = _readings.count(waited)
                 done, failed, total = done + more, failed + bad, total + len(waited._members)
             else:
                 total += 1
@@ -237,15 +275,16 @@ class Display:
 
     def _read_total(self, now: float) -> Reading:
         assert self._total is not None
-        return _read_count("jobs", *self._counts(), now - self._total.started)
+        return _readings.read_count("jobs", *self._counts(), now - self._total.started)
 
     def _show_end(self, waited: Any, wait: _Wait | None) -> None:
         now = self._clock()
         if wait is not None and wait.line is not None:
-            wait.context.run(wait.line.finish, *_ending(waited, now))
+            wait.drop_steps()
+            wait.context.run(wait.line.finish, *_readings.ending(waited, now))
         elif self._total is not None and not self._waits and not self._fresh:
             total, self._total = self._total, None
-            text = f"jobs: {_ended_text(self._ended, self._failed)} after {_duration(now - total.started)}"
+            text = f"jobs: {_readings.ended_text(self._ended, self._failed)} after {_readings.clock_text(now - total.started)}"
             total.context.run(total.line.finish, text, not self._failed)
             self._ended = self._failed = 0
 
@@ -260,13 +299,32 @@ class Display:
 
 
 class _Wait:
-    __slots__ = ("began", "context", "is_idle", "line")
+    """One thing that is waited for: its line, and the lines of those of its steps that run."""
+
+    __slots__ = ("began", "context", "is_idle", "line", "steps")
 
     def __init__(self, context: Context, began: float) -> None:
         self.context = context
         self.began = began
         self.is_idle = False
         self.line: Line | None = None
+        self.steps: dict[Any, Line] | None = None
+
+    @property
+    def lines(self) -> list[Line]:
+        own = [] if self.line is None else [self.line]
+        return [*own, *self.steps.values()] if self.steps else own
+
+    def drop(self) -> None:
+        self.drop_steps()
+        if self.line is not None:
+            line, self.line = self.line, None
+            self.context.run(line.drop)
+
+    def drop_steps(self) -> None:
+        steps, self.steps = self.steps, None
+        for line in steps.values() if steps else ():
+            self.context.run(line.drop)
 
 
 @dataclass(slots=True)
@@ -278,104 +336,70 @@ class _Total:
     started: float
 
 
-def _draw_wait(wait: _Wait, reading: Reading, now: float) -> None:
+def _draw_wait(wait: _Wait, waited: Any, steps: list[Step], now: float, *, room: int) -> int:
+    """Returns how many lines it has for steps."""
+    running = _readings.worth_a_line(steps)[:room] if steps and _lines.are_bars() else []
+    reading = (
+        _readings.read_pipeline(steps, now, with_names=not running) if steps else _readings.read(waited, now)
+    )
     if wait.line is None:
         wait.line = _lines.open_line(reading, now)
     else:
         wait.line.draw(reading, now)
+    if running or wait.steps:
+        _draw_steps(wait, running, now)
+    return len(running)
 
 
-# -- what there is to say ----------------------------------------------------------------------------------------------
-
-
-def _read(waited: Any, now: float) -> Reading:
-    elapsed = now - _created(waited, now)
-    if _is_group(waited):
-        total = len(waited._members)
-        name = _one_line(waited._members[0]._endpoint.name) if waited._window else "jobs"
-        return _read_count(name, *_count(waited), total if waited._is_fed else None, elapsed)
-    name, message = _one_line(waited._endpoint.name), _one_line(waited._progress.message or "")
-    fraction = waited._progress.fraction
-    if fraction is None:
-        return Reading(name, None, ", ".join(filter(None, (_duration(elapsed), _state(waited), message))))
-    left = waited.eta
-    times = _duration(elapsed) if left is None else f"{_duration(elapsed)}<{_duration(left)}"
-    return Reading(name, min(max(fraction, 0.0), 1.0), ", ".join(filter(None, (times, message))))
-
-
-def _read_count(name: str, done: int, failed: int, total: int | None, elapsed: float) -> Reading:
-    times = _duration(elapsed)
-    fraction = done / total if total else None
-    if fraction:
-        times += f"<{_duration(elapsed * (1 - fraction) / fraction)}"
-    count = f"{done}/{total}" if total is not None else f"{done} ended"
-    notes = (count, f"{failed} failed" if failed else "", times)
-    return Reading(name, fraction, ", ".join(filter(None, notes)))
-
-
-def _state(job: Any) -> str:
-    place = job.queue_position
-    return f"{job._status}, place {place}" if place is not None else str(job._status)
-
-
-def _ending(waited: Any, now: float) -> tuple[str, bool]:
-    after = f"after {_duration(now - _created(waited, now))}"
-    if _is_group(waited):
-        done, failed = _count(waited)
-        return f"{_read(waited, now).name}: {_ended_text(done, failed)} {after}", not failed
-    return f"{_one_line(waited._endpoint.name)}: {waited._status} {after}", waited._error is None
-
-
-def _ended_text(done: int, failed: int) -> str:
-    return f"{done - failed} of {done} succeeded"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(max(seconds, 0.0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
-
-
-def _one_line(text: str, limit: int = 120) -> str:
-    """Without anything that moves the cursor."""
-    return "".join(char if char.isprintable() else " " for char in str(text)[:limit]).strip()
+def _draw_steps(wait: _Wait, running: list[Step], now: float) -> None:
+    if wait.steps is None:
+        wait.steps = {}
+    current = {step.job for step in running}
+    for job in [job for job in wait.steps if job not in current]:
+        wait.steps.pop(job).drop()
+    for step in running:
+        reading = _readings.read_step(step)
+        if step.job in wait.steps:
+            wait.steps[step.job].draw(reading, now)
+        else:
+            wait.steps[step.job] = _lines.open_line(reading, now)
 
 
 # -- what a Job or JobGroup is asked -----------------------------------------------------------------------------------
 
 
-def _is_group(waited: Any) -> bool:
-    return hasattr(waited, "_members")
-
-
-def _count(group: Any) -> tuple[int, int]:
-    """How many members have ended, and how many of these not well."""
-    return group._completed, sum(job._error is not None for job in group._members)
-
-
-def _created(waited: Any, now: float) -> float:
-    if _is_group(waited):
-        return min((job._created for job in waited._members[:1]), default=now)
-    return waited._created  # type: ignore[no-any-return]
+def current_cell() -> object:
+    """What tells the cell that runs from others; None outside of notebooks."""
+    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return getattr(get_ipython(), "execution_count", None) if get_ipython is not None else None
 
 
 def _wants_line(waited: Any) -> bool:
     """False for a group that has no members yet, or whose service is silent."""
-    if not _is_group(waited):
+    if not _readings.is_group(waited):
         return True
     return bool(waited._members) and waited._members[0]._endpoint.service.shows_progress
 
 
 def _has_waiters(waited: Any) -> bool:
     """Whether a thread or task waits; callbacks and groups do not count."""
-    return any(getattr(waiter, "__name__", "") == "wake" for waiter in list(waited._waiters or ()))
+    return any(
+        getattr(waiter, "__name__", "") == "wake" or isinstance(getattr(waiter, "__self__", None), Signal)
+        for waiter in _waiters_of(waited)
+    )
 
 
 def _is_member_of(waited: Any, groups: dict[Any, _Wait]) -> bool:
-    owners = [getattr(waiter, "__self__", None) for waiter in list(waited._waiters or ())]
-    return any(_is_group(owner) and owner in groups for owner in owners)
+    owners = [getattr(waiter, "__self__", None) for waiter in _waiters_of(waited)]
+    return any(_readings.is_group(owner) and owner in groups for owner in owners)
+
+
+def _waiters_of(waited: Any) -> list[Any]:
+    """The functions that are called at the end, also those that a Notice holds."""
+    return [getattr(waiter, "wake", waiter) for waiter in list(waited._waiters or ())]
 
 
 _display = Display()
 begin = _display.begin
 tell = _display.tell
+watch = _display.watch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import logging
 import os
 import time
@@ -12,14 +11,18 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import _display
-from ._portal import Signal, Waitable, _waiters_lock, portal
+from ._portal import Signal, Waitable, _add_waiter, _remove_waiter, _waiters_lock, portal
 from ._progress import Progress
 from .exceptions import JobCancelled, JobError, JobFailed, JobLost, NotFoundError, ProtocolError, SocaityError
 from .protocol.events import JobEvent, JobStatus
-from .transport import CallOptions, error_from_event
+from .transport import CallOptions, HeldResult, Refer, error_from_event
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ._references import Links
     from ._service import Endpoint
+    from ._timeline import Timeline
     from .protocol.description import EndpointDescription
 
 __all__ = ["Job", "JobReference"]
@@ -50,6 +53,21 @@ class _Ids:
 _ids = _Ids()
 
 
+class Notice:
+    """A waiter of our own, which needs to know of the end of a job, and the value only if it `looks`. One that `wants` the
+    job keeps it from being cancelled with what is behind it."""
+
+    __slots__ = ("looks", "wake", "wants")
+
+    def __init__(self, wake: Callable[[], None], *, looks: bool = False, wants: bool = False) -> None:
+        self.wake = wake
+        self.looks = looks
+        self.wants = wants
+
+    def __call__(self) -> None:
+        self.wake()
+
+
 class Job(Waitable, Generic[T_co]):
     """A call that was made and may not have ended: `.result()`, `await`, `for` and `async for` all work.
 
@@ -64,21 +82,32 @@ class Job(Waitable, Generic[T_co]):
         "_chunks",
         "_created",
         "_display",
+        "_ended_at",
         "_endpoint",
         "_error",
         "_generation",
         "_held",
         "_id",
+        "_links",
         "_logs",
         "_position",
         "_progress",
+        "_remote",
+        "_sent",
         "_seq",
         "_started",
         "_status",
         "_value",
         "arguments",
         "context",
+        "number",
+        "upstream",
     )
+
+    _sent: float
+    """When it was handed to the wire; not there before that."""
+    upstream: tuple[Job[Any], ...]
+    """The jobs whose results, or parts of them, are arguments of this one: each once, in the order in which they come."""
 
     def __init__(self, endpoint: Endpoint, arguments: Mapping[str, Any], job_id: str | None = None) -> None:
         self._ended = False
@@ -102,7 +131,12 @@ class Job(Waitable, Generic[T_co]):
         self._logs: list[str] | None = None
         self._changed: Signal | None = None
         self._display: Any = None
+        self._ended_at: float | None = None
+        self._remote: HeldResult | None = None
+        self._links: Links | None = None
         self.context: Context | None = None
+        self.number = 0
+        self.upstream = ()
 
     @property
     def options(self) -> CallOptions | None:
@@ -145,11 +179,21 @@ class Job(Waitable, Generic[T_co]):
 
     @property
     def eta(self) -> float | None:
-        """Seconds until the end, estimated from the progress so far; None while there is nothing to go by."""
-        fraction = self._progress.fraction
-        if self._ended or self._started is None or not fraction:
-            return 0.0 if self._ended else None
-        return (time.monotonic() - self._started) * (1 - fraction) / fraction
+        """Seconds until the end: from its progress so far, or from how long the service takes for such a job and how many are
+        before it; None while there is nothing to go by."""
+        if self.done():
+            return 0.0
+        fraction, now = self._progress.fraction, time.monotonic()
+        if self._started is not None and fraction:
+            return (now - self._started) * (1 - fraction) / fraction
+        due = None if self._links is None else self._links.due
+        return None if due is None else max(0.0, due - now)
+
+    @property
+    def timing(self) -> Mapping[str, float] | None:
+        """What the service says of where the time went, if it was asked (`endpoint.with_options(explain=True)`): the seconds
+        `queued`, `batched`, `computed` and `encoded`, and how many `rows` were computed together."""
+        return None if self._links is None else self._links.timing
 
     @property
     def logs(self) -> list[str]:
@@ -158,7 +202,7 @@ class Job(Waitable, Generic[T_co]):
 
     def done(self) -> bool:
         """Whether it has ended, in whatever way."""
-        return self._ended
+        return self._ended or self._remote is not None
 
     def result(self, timeout: float | None = None) -> T_co:
         """The value; of a streaming function the list of all chunks.
@@ -169,13 +213,23 @@ class Job(Waitable, Generic[T_co]):
         if not self._ended:
             self._wait_shown(timeout)
         if self._error is not None:
-            raise self._error.with_traceback(None)
+            raise self._seen_error()
         return self._value  # type: ignore[no-any-return]
 
     def exception(self, timeout: float | None = None) -> SocaityError | None:
         """The error the job ended in, or None if it succeeded; waits like `result`."""
-        if not self._ended:
-            self._wait_shown(timeout)
+        if not self.done():
+            signal = Signal()
+            notice = Notice(signal.set, wants=True)
+            self._show()
+            self._add_notice(notice)
+            try:
+                if not self._interruptible(signal.wait, timeout):
+                    raise self._too_late(timeout)
+            finally:
+                _remove_waiter(self, notice)
+        if self._error is not None:
+            self._seen_error()
         return self._error
 
     def __await__(self) -> Generator[Any, Any, T_co]:
@@ -183,7 +237,7 @@ class Job(Waitable, Generic[T_co]):
             self._show()
             yield from self._wait_async()
         if self._error is not None:
-            raise self._error.with_traceback(None)
+            raise self._seen_error()
         return self._value  # type: ignore[no-any-return]
 
     def __iter__(self) -> Iterator[Any]:
@@ -214,17 +268,34 @@ class Job(Waitable, Generic[T_co]):
             elif self._stream_is_read(index):
                 return
 
-    def cancel(self) -> bool:
+    def cancel(self, *, upstream: bool = True) -> bool:
         """Ask the service to stop the job; False if it has ended.
 
-        Returns at once. The job ends as `cancelled` when the service confirms; a job that was not sent yet ends here.
-        In the child of a fork the jobs of the parent have ended as JobLost.
+        Returns at once. The job ends as `cancelled` when the service confirms; a job that was not sent yet ends here. The
+        unfinished jobs whose results it takes are cancelled with it, if nobody else wants them: no other unfinished job,
+        group or callback, and nobody who waits. `upstream=False` leaves them alone. In the child of a fork the jobs of the
+        parent have ended as JobLost.
         """
         self._end_if_left_behind()
-        if self._ended:
+        if self.done():
             return False
-        portal.call_soon(self._endpoint.service._cancel, self)
+        if self._links is None:
+            portal.call_soon(self._endpoint.service._cancel, self)
+        else:
+            from ._references import cancel
+
+            portal.call_soon(cancel, self, upstream)
         return True
+
+    def retry(self) -> Job[T_co]:
+        """The same call again, as a new job; the job itself if it has not failed.
+
+        Steps before it that failed, or were cancelled, are made again as well; the results of the others are used as they
+        are. Raises ConfigurationError for a job that `Service.job` attached to, whose arguments are not known here.
+        """
+        from ._again import retry
+
+        return retry(self)
 
     def add_done_callback(self, function: Callable[[Job[T_co]], object]) -> None:
         """Call `function(job)` when it has ended, or now if it has.
@@ -244,18 +315,38 @@ class Job(Waitable, Generic[T_co]):
         """A part of the result to come, to be passed on as an argument: `job["images"][0]`."""
         return JobReference(self, (key,))
 
+    def __deepcopy__(self, memo: object) -> Job[T_co]:
+        return self  # as of a file: what holds jobs may be copied
+
     def __repr__(self) -> str:
         return f"<Job {self._endpoint.name} {self.id} {self._status}>"
 
+    def save(
+        self, path: str | os.PathLike[str], *, overwrite: bool = False, timeout: float | None = None
+    ) -> Path | list[Path]:
+        """Wait, and write the result to a file, or a folder of files; returns where it is.
+
+        Raises as `result`, FileExistsError without `overwrite`, and ValueError for a form that does not suit the result.
+        """
+        from ._media_save import save_result
+
+        return save_result(self.result(timeout), path, overwrite=overwrite)
+
+    def timeline(self) -> Timeline:
+        """Where the time went, for each step; print it, or end a notebook cell with it."""
+        from ._timeline import timeline_of
+
+        return timeline_of(self)
+
     def _repr_html_(self) -> str:
-        parts = [f"<b>{html.escape(self._endpoint.name)}</b> <code>{self.id}</code> {self._status}"]
-        if self._progress.fraction is not None and not self._ended:
-            parts.append(f'<progress max="1" value="{self._progress.fraction:.3f}"></progress>')
-        if self._progress.message:
-            parts.append(html.escape(self._progress.message))
-        if self._error is not None:
-            parts.append(f"<pre>{html.escape(str(self._error))}</pre>")
-        return f"<div>{' '.join(parts)}</div>"
+        from ._view import html_of
+
+        return html_of(self)
+
+    def _ipython_display_(self) -> None:
+        from ._live_view import show
+
+        show(self)
 
     # -- what a transport sees (protocol `socaity.transport.Call`); always on the portal's loop -------------------------
 
@@ -271,8 +362,40 @@ class Job(Waitable, Generic[T_co]):
     def is_done(self) -> bool:
         return self._ended
 
+    @property
+    def held(self) -> HeldResult | None:
+        return self._remote
+
     def accept(self) -> None:
         self._accepted = True
+
+    def arguments_with(self, refer: Refer | None) -> Mapping[str, Any] | None:
+        from ._references import arguments_with
+
+        return arguments_with(self, refer)
+
+    def explain(self, timing: Mapping[str, float]) -> None:
+        self._more().timing = {str(name): float(seconds) for name, seconds in timing.items()}
+
+    def hold(self, held: HeldResult) -> None:
+        """It has succeeded; the value comes when somebody looks."""
+        if self.done():
+            return
+        self._accepted = True
+        self._status = JobStatus.SUCCEEDED
+        self._ended_at = time.monotonic()
+        self._remote = held
+        self._let_go()
+        with _waiters_lock:
+            quiet: list[Callable[[], None]] = []
+            others: list[Callable[[], None]] = []
+            for one in self._waiters or ():
+                (quiet if isinstance(one, Notice) and not one.looks else others).append(one)
+            self._waiters = others or None
+        for notice in quiet:
+            notice()
+        if self._waiters is not None or self._changed is not None:
+            self._fetch()
 
     def deliver(self, event: JobEvent) -> None:
         try:
@@ -326,6 +449,11 @@ class Job(Waitable, Generic[T_co]):
                 return  # only a result or an error ends a job
             self._status = status
             self._position = data.get("queue_position")
+            eta = data.get("eta")
+            if eta is not None:
+                self._more().due = time.monotonic() + float(eta)
+            elif self._links is not None:
+                self._links.due = None
             if status is JobStatus.RUNNING and self._started is None:
                 self._started = time.monotonic()
         elif kind == "progress":
@@ -358,7 +486,21 @@ class Job(Waitable, Generic[T_co]):
     def fail(self, error: SocaityError) -> None:
         if self._ended:
             return
+        if self._remote is not None and not isinstance(error, JobError):
+            error = JobLost(f"its result stayed at the service and cannot be had: {error}", job_id=self.id)
+        elif self.upstream:
+            from ._references import take_refusal
+
+            taken = take_refusal(self, error)
+            if taken is None:
+                return
+            error = taken
         if not self._accepted and self._endpoint.service._retry_later(self, error):
+            return
+        self._end_in(error)
+
+    def _end_in(self, error: SocaityError) -> None:
+        if self._ended:
             return
         if self._accepted and isinstance(error, NotFoundError) and self._seq:
             error = JobLost(f"the service no longer knows the job: {error}", job_id=self.id)
@@ -373,21 +515,83 @@ class Job(Waitable, Generic[T_co]):
 
     def _end_cancelled(self, why: str) -> None:
         self._accepted = True  # no further try
-        self.fail(JobCancelled(why, job_id=self.id))
+        self._end_in(JobCancelled(why, job_id=self.id))
+
+    def _renew(self) -> None:
+        """A new call, as far as the service can see."""
+        self._id = _ids.next()
+        self._seq = 0
+        self._accepted = False
+        self._status = JobStatus.QUEUED
+        self._started = self._position = None
 
     def _finish(self) -> None:
+        if self._ended_at is None:
+            self._ended_at = time.monotonic()
         if self._display is not None:
             self._display.update(self)  # its line is closed before the waiting code goes on and prints
+        if self._links is not None:
+            self._let_go()
         self._end()
         if self._changed is not None:
             self._signal_change()
+
+    def _let_go(self) -> None:
+        """It needs those before it no longer."""
+        if self.upstream:
+            from ._references import forget_past, release
+
+            release(self)
+            forget_past(self)
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 
     def _wait_shown(self, timeout: float | None) -> None:
         self._show()
         if not self._interruptible(self._wait, timeout):
-            raise TimeoutError(f"job {self.id} is still {self._status} after {timeout:g} s; it runs on")
+            raise self._too_late(timeout)
+
+    def _too_late(self, timeout: float | None) -> TimeoutError:
+        return TimeoutError(f"job {self.id} is still {self._status} after {timeout:g} s; it runs on")
+
+    def _fetch(self) -> None:
+        if not self._ended and self._remote is not None:
+            self._remote.fetch(self)
+
+    def _has_ended(self) -> bool:
+        # asked by everyone who has begun to wait for the value
+        if self._remote is not None and not self._ended:
+            portal.call_soon(self._fetch)
+        return self._ended
+
+    def _add_notice(self, notice: Notice) -> None:
+        """Tell `notice` of the end, or now if it has come."""
+        self._end_if_left_behind()
+        if notice.looks:
+            super()._when_ended(notice)
+            return
+        if not self.done():
+            _add_waiter(self, notice)
+            if not (self.done() and _remove_waiter(self, notice)):
+                return
+        notice()
+
+    def _target(self) -> JobReference:
+        """Where the result comes from: most jobs make it themselves."""
+        return JobReference(self, ())
+
+    def _when_on_its_way(self, wake: Callable[[], None]) -> None:
+        """Call `wake` as soon as it is known where the result comes from, if that is not known now."""
+
+    def _made_anew(self) -> Job[Any] | None:
+        """The call made again in a way of its own; None for the usual one."""
+        return None
+
+    def _is_wanted(self) -> bool:
+        """Whether somebody would miss the result."""
+        if self._changed is not None or (self._links is not None and self._links.dependents > 0):
+            return True
+        return any(not isinstance(one, Notice) or one.wants for one in list(self._waiters or ()))
 
     def _show(self) -> None:
         self._end_if_left_behind()
@@ -438,7 +642,7 @@ class Job(Waitable, Generic[T_co]):
             signal = self._changed
             if signal is None:
                 signal = self._changed = Signal()
-        if self._ended or (self._chunks is not None and len(self._chunks) > index):
+        if self._has_ended() or (self._chunks is not None and len(self._chunks) > index):
             return None
         return signal
 
@@ -451,8 +655,23 @@ class Job(Waitable, Generic[T_co]):
         if not self._ended or (self._chunks is not None and len(self._chunks) > index):
             return False
         if self._error is not None:
-            raise self._error.with_traceback(None)
+            raise self._seen_error()
         return True
+
+    def _seen_error(self) -> SocaityError:
+        assert self._error is not None
+        self._more().is_seen = True
+        return self._error.with_traceback(None)
+
+    def _more(self) -> Links:
+        """What most jobs do not need, made when it is."""
+        if self._links is None:
+            from ._references import Links
+
+            with _waiters_lock:
+                if self._links is None:
+                    self._links = Links()
+        return self._links
 
 
 class JobReference:
@@ -466,6 +685,9 @@ class JobReference:
 
     def __getitem__(self, key: str | int) -> JobReference:
         return JobReference(self.job, (*self.path, key))
+
+    def __deepcopy__(self, memo: object) -> JobReference:
+        return self
 
     def result(self, timeout: float | None = None) -> Any:
         """The part, when the job has ended."""

@@ -116,14 +116,24 @@ class LogLine:
 
 
 def open_line(reading: Reading, now: float) -> Line:
-    if _is_notebook():
+    if is_notebook():
         return Bar(reading, is_widget=find_spec("ipywidgets") is not None)
-    if sys.stderr is not None and sys.stderr.isatty():
+    if _is_terminal():
         return Bar(reading, is_widget=False)
     return LogLine(reading, now)
 
 
-def _is_notebook() -> bool:
+def are_bars() -> bool:
+    """Whether lines are bars, which can come and go, or stay, as in a log."""
+    return is_notebook() or _is_terminal()
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def is_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return get_ipython is not None and getattr(get_ipython(), "kernel", None) is not None
 

@@ -1,4 +1,4 @@
-"""Many jobs as one: groups, `map`, and unfinished jobs as arguments."""
+"""Many jobs as one: groups, `gather`, `as_completed` and `map`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from . import _display
-from ._job import Job, JobReference
+from ._job import Job, Notice
 from ._portal import Signal, Waitable, _waiters_lock, portal
-from .exceptions import InvalidInputError, JobFailed, JobLost, SocaityError
+from .exceptions import InvalidInputError, JobLost, SocaityError
 
 if TYPE_CHECKING:
     from ._service import Endpoint
@@ -29,19 +29,28 @@ class JobGroup(Waitable, Generic[T]):
     __slots__ = (
         "_completed",
         "_display",
+        "_fed",
         "_feed_error",
+        "_followers",
         "_generation",
         "_is_cancelled",
         "_is_fed",
+        "_is_looked_at",
         "_members",
         "_room",
         "_window",
+        "_with_values",
     )
 
     def __init__(self, jobs: Iterable[Job[T]] = (), *, is_fed: bool = True, window: int = 0) -> None:
         super().__init__()
         self._members: list[Job[T]] = []
-        self._completed = 0
+        self._completed = self._with_values = 0
+        self._is_looked_at = False
+        """Somebody wants the results; until then they may stay at the service."""
+        self._fed: list[Callable[[], None]] = []
+        self._followers: list[Callable[[Job[T]], None]] = []
+        """Told of every member that comes."""
         self._generation = portal.generation
         self._is_fed = False
         self._is_cancelled = False
@@ -59,17 +68,32 @@ class JobGroup(Waitable, Generic[T]):
         """The members so far, in order."""
         return tuple(self._members)
 
+    def members(self) -> Iterator[Job[T]]:
+        """The members in order, each as soon as its call was made: for no result, but for a `map` that reads its inputs still,
+        this waits."""
+        index = 0
+        while True:
+            while index < len(self._members):
+                yield self._members[index]
+                index += 1
+            if not self._is_more(index):
+                return
+            signal = self._next_room(index)
+            if signal is not None:
+                _interruptible(self._members, "group.cancel()", signal.wait)
+
     def __len__(self) -> int:
         return len(self._members)
 
     def done(self) -> bool:
         """Whether every member has ended."""
-        return self._ended
+        return self._ended or (self._is_fed and self._completed == len(self._members))
 
     def result(self, timeout: float | None = None, *, return_exceptions: bool = False) -> list[T]:
         """The results in order. Raises the first member's error, or TimeoutError; the members run on in any case."""
         if not self._ended:
             self._show()
+            self._look()
             if not _interruptible(self._members, "group.cancel()", self._wait, timeout):
                 raise TimeoutError(f"{self!r} after {timeout:g} s; the jobs run on")
         return self._collect(return_exceptions)
@@ -77,10 +101,12 @@ class JobGroup(Waitable, Generic[T]):
     def __await__(self) -> Generator[Any, Any, list[T]]:
         if not self._ended:
             self._show()
+            self._look()
             yield from self._wait_async()
         return self._collect(False)
 
     def __iter__(self) -> Iterator[T]:
+        self._look()
         index = 0
         while True:
             while index < len(self._members):
@@ -97,6 +123,7 @@ class JobGroup(Waitable, Generic[T]):
                 _interruptible(self._members, "group.cancel()", signal.wait)
 
     async def __aiter__(self) -> AsyncIterator[T]:
+        self._look()
         index = 0
         while True:
             while index < len(self._members):
@@ -108,32 +135,73 @@ class JobGroup(Waitable, Generic[T]):
             if signal is not None:
                 await signal
 
-    def cancel(self) -> bool:
-        """Cancel every member that has not ended, and start no more; False if all have ended."""
+    def cancel(self, *, upstream: bool = True) -> bool:
+        """Cancel every member that has not ended, and start no more; False if all have ended. As `Job.cancel`."""
         self._is_cancelled = True
-        return any([job.cancel() for job in list(self._members)])
+        return any([job.cancel(upstream=upstream) for job in list(self._members)])
+
+    def retry(self) -> JobGroup[T]:
+        """The same group with its failed members, and what failed before them, made again; itself if none failed.
+
+        Raises RuntimeError while a `map` is still reading its inputs.
+        """
+        from ._again import retry_group
+
+        return retry_group(self)
+
+    def __deepcopy__(self, memo: object) -> JobGroup[T]:
+        return self
 
     def __repr__(self) -> str:
         return f"<JobGroup {self._completed} of {len(self._members)} ended>"
 
+    def _repr_html_(self) -> str:
+        from ._view import html_of_group
+
+        return html_of_group(self)
+
+    def _ipython_display_(self) -> None:
+        from ._live_view import show
+
+        show(self)
+
     # -- growing -----------------------------------------------------------------------------------------------------
 
     def _add(self, job: Job[T]) -> None:
-        self._members.append(job)
-        job._when_ended(self._member_ended)
+        with _waiters_lock:
+            self._members.append(job)
+            is_looked_at = self._is_looked_at
+            followers = tuple(self._followers) if self._followers else ()
+        if is_looked_at:
+            job._when_ended(self._member_done_and_ended)
+        else:
+            job._add_notice(Notice(self._member_done, wants=True))
         if self._is_cancelled:  # it was started while the others were cancelled
             job.cancel()
-        if self._window == 0 or self._room is None:
-            return
-        self._signal_room()
+        for follow in followers:
+            follow(job)
+        if self._room is not None:
+            self._signal_room()
 
     def _close(self, error: BaseException | None = None) -> None:
         self._feed_error = error
-        self._is_fed = True
+        with _waiters_lock:
+            self._is_fed = True
+            fed, self._fed = self._fed, []
         self._signal_room()
+        for function in fed:
+            portal.call_soon(function)
         self._check_end()
 
-    def _member_ended(self) -> None:
+    def _when_fed(self, function: Callable[[], None]) -> None:
+        """Call `function` on the loop when all members are there."""
+        with _waiters_lock:
+            if not self._is_fed:
+                self._fed.append(function)
+                return
+        portal.call_soon(function)
+
+    def _member_done(self) -> None:
         with _waiters_lock:  # a member may end on the portal while another, ended before, is added here
             self._completed += 1
         if self._room is not None and self.unfinished <= self._window // 2:
@@ -141,16 +209,52 @@ class JobGroup(Waitable, Generic[T]):
         if self._is_fed:
             self._check_end()
 
+    def _member_ended(self) -> None:
+        with _waiters_lock:
+            self._with_values += 1
+        if self._is_fed:
+            self._check_end()
+
+    def _member_done_and_ended(self) -> None:
+        with _waiters_lock:
+            self._with_values += 1
+            self._completed += 1
+        if self._room is not None and self.unfinished <= self._window // 2:
+            self._signal_room()
+        if self._is_fed:
+            self._check_end()
+
     def _check_end(self) -> None:
-        if not self._ended and self._completed == len(self._members):
+        number = len(self._members)
+        if not self._ended and self._completed == number and self._with_values == number:
             if self._display is not None:
                 self._display.update(self)  # its line is closed before the waiting code goes on and prints
             self._end()
+
+    def _look(self) -> None:
+        """From now on the results are wanted here."""
+        with _waiters_lock:
+            if self._is_looked_at:
+                return
+            self._is_looked_at = True
+            members = list(self._members)
+        for job in members:
+            job._when_ended(self._member_ended)
+        if self._is_fed:
+            self._check_end()
 
     @property
     def unfinished(self) -> int:
         """How many members have not ended."""
         return len(self._members) - self._completed
+
+    def _follow(self, function: Callable[[Job[T]], None]) -> None:
+        """Call `function` with every member, those to come included."""
+        with _waiters_lock:
+            self._followers.append(function)
+            members = list(self._members)
+        for job in members:
+            function(job)
 
     def _next_room(self, index: int | None = None) -> Signal | None:
         self._end_if_left_behind()
@@ -178,6 +282,9 @@ class JobGroup(Waitable, Generic[T]):
     def _collect(self, return_exceptions: bool) -> list[T]:
         if self._feed_error is not None:
             raise self._feed_error
+        for job in self._members:
+            if job._error is not None:
+                job._seen_error()
         if return_exceptions:
             return [cast(T, job._value if job._error is None else job._error) for job in self._members]
         failed = [index for index, job in enumerate(self._members) if job._error is not None]
@@ -203,6 +310,7 @@ class JobGroup(Waitable, Generic[T]):
 
     def _when_ended(self, function: Callable[[], None]) -> None:
         self._end_if_left_behind()
+        self._look()
         super()._when_ended(function)
 
     def _end_if_left_behind(self) -> None:
@@ -212,32 +320,46 @@ class JobGroup(Waitable, Generic[T]):
         self._waiters = self._room = self._display = None  # threads, loops and lines of the parent
         for job in self._members:
             job._end_if_left_behind()
-        self._completed = len(self._members)
+        self._completed = self._with_values = len(self._members)
         if not self._is_fed:
             self._feed_error = JobLost("the inputs of the map are read in the parent process")
             self._is_fed = True
         self._end()
 
 
-def gather(*jobs: Job[T]) -> JobGroup[T]:
-    """Several jobs as one group, whose result is the list of their results."""
-    return JobGroup(jobs)
+def gather(*jobs: Job[T] | JobGroup[T]) -> JobGroup[T]:
+    """Several jobs, and the members of groups, as one group, whose result is the list of their results in order."""
+    if all(isinstance(one, Job) or one._is_fed for one in jobs):
+        return JobGroup(job for one in jobs for job in (one.jobs if isinstance(one, JobGroup) else (one,)))
+    group: JobGroup[T] = JobGroup(is_fed=False)
+
+    def jobs_in_order() -> Iterator[Job[T]]:
+        for one in jobs:
+            yield from one.members() if isinstance(one, JobGroup) else (one,)
+
+    _feed(group, jobs_in_order, group._add)
+    return group
 
 
 class as_completed(Generic[T]):
     """The jobs in the order in which they end, for `for` and `async for`; every loop over it gets them all."""
 
-    def __init__(self, jobs: Iterable[Job[T]]) -> None:
-        self._jobs = list(jobs)
+    def __init__(self, jobs: Iterable[Job[T]] | JobGroup[T]) -> None:
+        self._jobs: list[Job[T]] = []
         self._ready: list[Job[T]] = []
         self._signal: Signal | None = None
         self._generation = portal.generation
-        for job in self._jobs:
-            job._when_ended(_bound(self._put, job))
+        self._group = cast("JobGroup[T]", jobs) if isinstance(jobs, JobGroup) else None
+        if self._group is None:
+            for job in cast("Iterable[Job[T]]", jobs):
+                self._add(job)
+        else:
+            self._group._follow(self._add)
+            self._group._when_fed(self._tell)
 
     def __iter__(self) -> Iterator[Job[T]]:
         index = 0
-        while index < len(self._jobs):
+        while self._is_more(index):
             signal = self._next_signal(index)
             if signal is not None:
                 _interruptible(self._jobs, "job.cancel()", signal.wait)
@@ -247,7 +369,7 @@ class as_completed(Generic[T]):
 
     async def __aiter__(self) -> AsyncIterator[Job[T]]:
         index = 0
-        while index < len(self._jobs):
+        while self._is_more(index):
             signal = self._next_signal(index)
             if signal is not None:
                 await signal
@@ -255,8 +377,20 @@ class as_completed(Generic[T]):
                 yield self._ready[index]
                 index += 1
 
+    def _add(self, job: Job[T]) -> None:
+        self._jobs.append(job)
+        job._when_ended(_bound(self._put, job))
+
+    def _is_more(self, index: int) -> bool:
+        if index < len(self._jobs):
+            return True
+        return self._group is not None and self._group._is_more(index)
+
     def _put(self, job: Job[T]) -> None:
         self._ready.append(job)
+        self._tell()
+
+    def _tell(self) -> None:
         with _waiters_lock:
             signal, self._signal = self._signal, None
         if signal is not None:
@@ -272,7 +406,11 @@ class as_completed(Generic[T]):
             signal = self._signal
             if signal is None:
                 signal = self._signal = Signal()
-        return None if len(self._ready) > index else signal
+        if len(self._ready) > index:
+            return None
+        if not self._is_more(index):  # the last member came before, and this look at it
+            signal.set()
+        return signal
 
     def _end_left_behind(self) -> None:
         """In the child of a fork the unfinished jobs of the parent end as JobLost."""
@@ -317,94 +455,49 @@ def map_endpoint(
         raise InvalidInputError(f"concurrency must be at least 1, got {concurrency}", parameter="concurrency")
     group: JobGroup[Any] = JobGroup(is_fed=False, window=concurrency)
 
+    def rows() -> Iterator[tuple[Any, ...]]:
+        # of a group the members, as they come, and not their results
+        columns = [one.members() if isinstance(one, JobGroup) else one for one in inputs]
+        return zip(*columns, strict=False)
+
+    def add(values: tuple[Any, ...]) -> None:
+        while group.unfinished >= concurrency:
+            signal = group._next_room()
+            if signal is not None:
+                signal.wait()
+        if not group._is_cancelled:
+            group._add(call_or_fail(endpoint, values, dict(constant)))
+
+    _feed(group, rows, add)
+    return group
+
+
+def _feed(group: JobGroup[Any], items: Callable[[], Iterator[T]], add: Callable[[T], None]) -> None:
+    """Read on a thread what becomes members of a group; what raises there is the end of the group."""
+
     def feed() -> None:
         try:
-            for values in zip(*inputs, strict=False):
-                while group.unfinished >= concurrency:
-                    signal = group._next_room()
-                    if signal is not None:
-                        signal.wait()
+            for item in items():
+                add(item)
                 if group._is_cancelled:
                     break
-                group._add(_call_or_fail(endpoint, values, dict(constant)))
-        except BaseException as exc:  # the caller's iterable raised: that is the end of the group
+        except BaseException as exc:
             group._close(exc)
         else:
             group._close()
 
     context = copy_context()
     portal.run_in_thread(lambda: context.run(feed), "socaity-map")
-    return group
 
 
-def _call_or_fail(endpoint: Endpoint, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job[Any]:
+def call_or_fail(endpoint: Endpoint, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job[Any]:
+    """Call; what is refused at once becomes a job that has failed."""
     try:
         return endpoint(*args, **kwargs)
     except Exception as exc:  # a path that is not there, a closed service: the other rows go on
+        from ._references import links_of, refuse
+
         job: Job[Any] = Job(endpoint, {})
-        _refuse(job, exc)
+        links_of(job).again = lambda: call_or_fail(endpoint, args, kwargs)
+        refuse(job, exc)
         return job
-
-
-def _refuse(job: Job[Any], exc: Exception) -> None:
-    """End a job that was never sent."""
-    error = exc
-    if not isinstance(error, SocaityError):
-        error = InvalidInputError(f"{job._endpoint.name}: {exc.args[0] if exc.args else exc}")
-        error.__cause__ = exc
-    job._accepted = True
-    job.fail(error)
-
-
-def call_with_jobs(endpoint: Endpoint, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job[Any]:
-    """A call whose arguments hold jobs: sent when they have ended."""
-    upstream = list({id(job): job for job in _jobs_in((args, kwargs))}.values())
-    job: Job[Any] = Job(endpoint, {})
-    job.context = copy_context()  # the wire may not be open yet
-    job._held = True
-
-    def send() -> None:
-        for one in upstream:
-            if one._error is not None:
-                error = JobFailed(
-                    f"an argument of {endpoint.name} came from {one!r}: {Exception.__str__(one._error)}",
-                    job_id=job.id,
-                )
-                error.__cause__ = one._error
-                _refuse(job, error)
-                return
-        try:
-            job.arguments = endpoint._bind(_resolved(args), _resolved(kwargs))
-        except Exception as exc:  # the edge of the loop: results and arguments are of the user's own types
-            _refuse(job, exc)
-        else:
-            endpoint.service._start([job])
-
-    JobGroup(upstream)._when_ended(lambda: portal.call_soon(send))
-    return job
-
-
-def _jobs_in(value: Any) -> Iterator[Job[Any]]:
-    if isinstance(value, Job):
-        yield value
-    elif isinstance(value, JobReference):
-        yield value.job
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _jobs_in(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _jobs_in(item)
-
-
-def _resolved(value: Any) -> Any:
-    if isinstance(value, Job):
-        return value._value
-    if isinstance(value, JobReference):
-        return value.resolve(value.job._value)
-    if isinstance(value, (list, tuple)):
-        items = [_resolved(item) for item in value]
-        return items if isinstance(value, list) else tuple(items)
-    if isinstance(value, dict):
-        return {key: _resolved(item) for key, item in value.items()}
-    return value

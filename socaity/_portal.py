@@ -116,7 +116,7 @@ class Waitable:
 
         _add_waiter(self, wake)
         try:
-            if not self._ended:
+            if not self._has_ended():
                 await event.wait()
         finally:
             _remove_waiter(self, wake)

@@ -13,55 +13,124 @@ from collections.abc import (
     Generator,
     Iterable,
     Iterator,
+    Mapping,
 )
+from types import MappingProxyType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from ._job import Job
-from .exceptions import InvalidInputError
+from .exceptions import ConfigurationError, InvalidInputError
 
 if typing.TYPE_CHECKING:
     from ._pipeline import JobGroup
     from ._service import Endpoint, Service
+    from .protocol.description import EndpointDescription
 
-__all__ = ["RemoteFunction", "remote"]
+__all__ = ["RemoteFunction", "RemoteService", "remote"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _STREAMS = (Iterator, Iterable, Generator, AsyncIterator, AsyncIterable, AsyncGenerator)
+_NO_NAMES: Mapping[str, str] = MappingProxyType({})
+
+
+class RemoteService:
+    """The decorator that `remote` gives; the functions of one decorator share one connection."""
+
+    def __init__(
+        self, target: Any, options: Mapping[str, Any], *, endpoint: str | None, send_defaults: bool
+    ) -> None:
+        self._target = target
+        self._options = dict(options)
+        self._endpoint_name = endpoint
+        self._send_defaults = send_defaults
+        self._service: Service | None = None
+
+    def __call__(self, function: Callable[P, R]) -> RemoteFunction[P, R]:
+        """Make `function` the remote endpoint of the same name, or of the name that `remote` was given."""
+        return RemoteFunction(
+            function,
+            self._open,
+            self._endpoint_name or function.__name__,
+            send_defaults=self._send_defaults,
+        )
+
+    def endpoint(
+        self, name: str, *, parameters: Mapping[str, str] = _NO_NAMES
+    ) -> Callable[[Callable[P, R]], RemoteFunction[P, R]]:
+        """The decorator for an endpoint of another name; `parameters` are the names there of parameters here."""
+
+        def decorate(function: Callable[P, R]) -> RemoteFunction[P, R]:
+            return RemoteFunction(
+                function, self._open, name, send_defaults=self._send_defaults, parameters=parameters
+            )
+
+        return decorate
+
+    def use(self, target: Any, **options: Any) -> None:
+        """Send the calls from now on to another service; target and options are those of `connect`.
+
+        The options given before do not go along: a key is for one place. Jobs that run go on.
+        """
+        self._service, self._target, self._options = None, target, dict(options)
+
+    @property
+    def service(self) -> Service:
+        """The service that the calls go to."""
+        return self._open()
+
+    def _open(self) -> Service:
+        if self._service is None:
+            from ._connect import connect
+
+            self._service = connect(self._target, **self._options)
+        return self._service
 
 
 class RemoteFunction(Generic[P, R]):
     """A typed remote endpoint; calling it gives a `Job[R]`. Connects on the first call."""
 
-    def __init__(self, function: Callable[P, R], open_service: Callable[[], Service], endpoint: str) -> None:
+    def __init__(
+        self,
+        function: Callable[P, R],
+        open_service: Callable[[], Service],
+        endpoint: str,
+        *,
+        send_defaults: bool = True,
+        parameters: Mapping[str, str] = _NO_NAMES,
+    ) -> None:
         functools.update_wrapper(self, function)
         self.__signature__ = inspect.signature(function)
         self._function = function
         self._open_service = open_service
         self._endpoint_name = endpoint
+        self._send_defaults = send_defaults
+        self._names = parameters
         self._endpoint: Endpoint | None = None
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Check the arguments against the written and the live signature and start the job."""
         return self.endpoint(**self._arguments(args, kwargs))
 
     def map(self, *inputs: Iterable[Any], concurrency: int = 2048, **constant: Any) -> JobGroup[R]:
         """Like `Endpoint.map`."""
-        return self.endpoint.map(*inputs, concurrency=concurrency, **constant)
+        return self.endpoint.map(*inputs, concurrency=concurrency, **self._renamed(constant))
 
     @property
     def endpoint(self) -> Endpoint:
-        """The live endpoint."""
-        if self._endpoint is None:
+        """The live endpoint. Raises ConfigurationError if the written function does not fit it."""
+        service = self._open_service()
+        if self._endpoint is None or self._endpoint.service is not service:
             from ._service import Endpoint
 
-            service = self._open_service()
             endpoint = Endpoint(service, service[self._endpoint_name].description)
+            self._check_fit(endpoint.description)
+            checked = _after(endpoint.decode, self._decoder())
             if endpoint.may_stream:
-                endpoint.decode_chunk = self._decoder()
+                endpoint.decode_chunk = checked
             else:
-                endpoint.decode = self._decoder()
+                endpoint.decode = checked
             self._endpoint = endpoint
         return self._endpoint
 
@@ -70,55 +139,115 @@ class RemoteFunction(Generic[P, R]):
             bound = self.__signature__.bind(*args, **kwargs)
         except TypeError as exc:
             raise InvalidInputError(f"{self._endpoint_name}{self.__signature__}: {exc}") from exc
-        bound.apply_defaults()
+        if self._send_defaults:
+            bound.apply_defaults()
         arguments = dict(bound.arguments)
         for name, parameter in self.__signature__.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 arguments.update(arguments.pop(name, {}))
-        return arguments
+            elif not self._send_defaults and parameter.default is None and arguments.get(name, 0) is None:
+                del arguments[name]  # None where the real default could not be written down
+        return self._renamed(arguments)
+
+    def _renamed(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if not self._names:
+            return arguments
+        return {self._names.get(name, name): value for name, value in arguments.items()}
+
+    def _check_fit(self, live: EndpointDescription) -> None:
+        """What would fail in every call is said once, and with the reason; types are checked with each value."""
+        written = self.__signature__.parameters
+        takes_others = any(one.kind is one.VAR_KEYWORD for one in written.values())
+        names = {
+            self._names.get(name, name) for name, one in written.items() if one.kind is not one.VAR_KEYWORD
+        }
+        known = {one.name for one in live.parameters if not one.variadic}
+        needed = {one.name for one in live.parameters if one.required and not one.variadic}
+        wrong = []
+        if not any(one.variadic for one in live.parameters) and names - known:
+            wrong.append(f"takes no {_listed(names - known)}")
+        if not takes_others and needed - names:
+            wrong.append(f"needs {_listed(needed - names)}")
+        if wrong:
+            from ._signature import make_signature
+
+            raise ConfigurationError(
+                f"{self._function.__name__}() was written for another version of the service: {live.name} "
+                f"{' and '.join(wrong)}; it is {live.name}{make_signature(live)}. "
+                "Write it anew; `socaity stub URL -o FILE` does so for all endpoints"
+            )
 
     def _decoder(self) -> Callable[[Any], Any] | None:
         """How a plain result, or chunk of a stream, becomes the annotated type; None where there is nothing to do."""
-        try:
-            annotation = typing.get_type_hints(self._function).get("return", Any)
-        except NameError:  # imported for the type checker only
-            return None
+        annotation = self._returned_type()
         if (typing.get_origin(annotation) or annotation) in _STREAMS:
             annotation = (*typing.get_args(annotation), Any)[0]
         if annotation in (Any, None, type(None)) or getattr(annotation, "__module__", "") == "numpy":
             return None
         from pydantic import ConfigDict, TypeAdapter
-        from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+        from pydantic.errors import (
+            PydanticSchemaGenerationError,
+            PydanticUndefinedAnnotation,
+            PydanticUserError,
+        )
 
         try:
             return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python
-        except PydanticSchemaGenerationError:
+        except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
             return None
         except PydanticUserError:  # a model brings its own config
             return TypeAdapter(annotation).validate_python
 
+    def _returned_type(self) -> Any:
+        """Only this one: the types of the parameters may be imported for the type checker only."""
+        function = inspect.unwrap(self._function)
+        annotation = getattr(function, "__annotations__", {}).get("return", Any)
+        try:
+            hints = typing.get_type_hints(_Returning(annotation), getattr(function, "__globals__", {}))
+        except NameError:
+            return Any
+        return hints["value"]
+
+
+class _Returning:
+    def __init__(self, annotation: Any) -> None:
+        self.__annotations__ = {"value": annotation}
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, sorted(names)))
+
 
 def remote(
-    url: Any, *, endpoint: str | None = None, **options: Any
-) -> Callable[[Callable[P, R]], RemoteFunction[P, R]]:
+    url: Any, *, endpoint: str | None = None, send_defaults: bool = True, **options: Any
+) -> RemoteService:
     """Make the annotated function the typed remote endpoint of the same name (or `endpoint`) at `url`.
 
     The body never runs: `...` will do, or `raise NotImplementedError` where mypy checks it. Results, and the chunks of a
-    stream, are checked and turned into the annotated return type. `options` are those of `connect`.
+    stream, are checked and turned into the annotated return type. With `send_defaults=False` arguments that are not given
+    are not sent, so that the service fills in its own. `options` are those of `connect`.
 
         @socaity.remote("http://127.0.0.1:8000")
         def predict(text: str, steps: int = 4) -> str: ...
 
         predict("a cat").result()
+
+    What it gives can be kept, so that several functions share one connection, and be pointed elsewhere:
+
+        service = socaity.remote("http://127.0.0.1:8000")
+
+        @service
+        def predict(text: str) -> str: ...
+
+        service.use("http://staging:8000")
     """
+    return RemoteService(url, options, endpoint=endpoint, send_defaults=send_defaults)
 
-    def decorate(function: Callable[P, R]) -> RemoteFunction[P, R]:
-        @functools.cache
-        def open_service() -> Service:
-            from ._connect import connect
 
-            return connect(url, **options)
-
-        return RemoteFunction(function, open_service, endpoint or function.__name__)
-
-    return decorate
+def _after(
+    first: Callable[[Any], Any] | None, then: Callable[[Any], Any] | None
+) -> Callable[[Any], Any] | None:
+    """Both, one after the other: media become pictures and the like before their type is checked."""
+    if first is None or then is None:
+        return first or then
+    return lambda value: then(first(value))

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ._job import Job, JobReference
+from ._pipeline import JobGroup
 from .protocol.description import EndpointDescription, ParameterDescription, TensorDescription
 
 Check = Callable[[Any], Any]
@@ -32,13 +33,18 @@ class UnfinishedError(Exception):
     """A value is a Job or holds one, so that it can be checked only when that has ended. (No ValueError: no option of
     an `anyOf` may swallow it.)"""
 
+    def __init__(self, arguments: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.arguments = arguments or {}
+        """Of a whole call: those that are finished are checked, the others are as they were given."""
+
 
 def compile_check(parameter: ParameterDescription, endpoint: EndpointDescription) -> Check:
     """The check of one parameter."""
     if parameter.tensor is not None:
         return _tensor_check(parameter.tensor, endpoint.batched)
     if parameter.location == "file":
-        return plain
+        return _upload_check
     schema = parameter.json_schema
     check = _compile(schema, schema)
     if parameter.required or parameter.default is not None:
@@ -60,7 +66,7 @@ def plain(value: Any) -> Any:
         if _ATOMS.issuperset(map(type, value)) and _ATOMS.issuperset(map(type, value.values())):
             return value
         return {_key(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (Job, JobReference)):
+    if isinstance(value, (Job, JobReference, JobGroup)):
         raise UnfinishedError
     if isinstance(value, Enum):
         return value.value
@@ -93,6 +99,8 @@ def _compile(schema: Mapping[str, Any] | bool, root: Mapping[str, Any]) -> Check
         return plain
     if "$ref" in schema:
         return _lazy_reference(str(schema["$ref"]), root)
+    if "x-media" in schema:
+        return _media_check(str(schema["x-media"]))
     for word in ("anyOf", "oneOf"):
         if word in schema:
             return _any_of([_compile(option, root) for option in schema[word]], schema[word])
@@ -235,6 +243,22 @@ def _pattern(text: Any) -> re.Pattern[str] | None:
 
 def _is_text_like(value: Any) -> bool:
     return type(value).__module__ in ("datetime", "uuid", "decimal", "pydantic.networks")
+
+
+def _media_check(kind: str) -> Check:
+    from ._media import media_check
+
+    return media_check(kind, unfinished=plain)
+
+
+def _upload_check(value: Any) -> Any:
+    """A file for a foreign service: pictures, sound and tables as (name, bytes, media type); what is a file as it is."""
+    if isinstance(value, list):
+        return [_upload_check(item) for item in value]
+    from ._media import as_file
+
+    found = as_file(value)
+    return plain(value) if found is None else found
 
 
 def _bytes(value: Any) -> Any:
@@ -397,9 +421,13 @@ def _tensor_check(tensor: TensorDescription, batched: bool) -> Check:
                 return check(_to_numpy(value))
             raise ValueError(f"expected {expected()}, got a memoryview of format {value.format!r}")
         value = plain(value)
+        if isinstance(value, PathLike):
+            return check(_load_array(Path(value)))
         if isinstance(value, (str, bytes, Mapping)) or value is None:
             raise ValueError(f"expected {expected()}, got {_describe(value)}")
-        if not isinstance(value, Sequence) and hasattr(value, "__array__"):
+        if not isinstance(value, Sequence) and (
+            hasattr(value, "__array__") or hasattr(value, "__array_interface__")
+        ):
             return check(_to_numpy(value))
         shape = _nested_shape(value, expected)
         if not fits(shape):
@@ -420,6 +448,18 @@ def _to_numpy(value: Any) -> Any:
     if hasattr(value, "detach"):  # a torch tensor, wherever it lives
         value = value.detach().cpu()
     return np.asarray(value)
+
+
+def _load_array(path: Path) -> Any:
+    """The array in a `.npy` file; its bytes are read when they are sent."""
+    import numpy as np
+
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as exc:
+        raise ValueError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+    except (ValueError, EOFError) as exc:
+        raise ValueError(f"{path} is not a .npy file with an array of numbers: {exc}") from exc
 
 
 def _cast(array: Any, want: str | None, expected: Callable[[], str]) -> Any:

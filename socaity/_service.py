@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import difflib
-import html
-import inspect
 import logging
 import math
 import time
@@ -16,9 +14,12 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ._job import Job
+from ._media_decode import make_decode
+from ._media_upload import Uploads, takes_media
 from ._portal import Outbox, Outcome, portal
 from ._retry import RetryPolicy
 from ._schema import UnfinishedError
+from ._scope import call_step, current, running
 from ._signature import make_bind, make_signature
 from .exceptions import (
     ConfigurationError,
@@ -32,6 +33,7 @@ from .protocol.description import EndpointDescription, ServiceDescription
 from .transport import CallOptions, Target, Transport
 
 if TYPE_CHECKING:
+    from ._memo import Memo
     from ._pipeline import JobGroup
 
 __all__ = ["Endpoint", "Service"]
@@ -39,6 +41,8 @@ __all__ = ["Endpoint", "Service"]
 logger = logging.getLogger(__name__)
 _DESCRIBE_GRACE = 5.0
 _CANCEL_DEADLINE = 10.0
+_LAST_CANCELS = 2.0
+"""Seconds that closing waits for the service to confirm cancels."""
 _TIMEOUT_GRACE = 1.0
 """Seconds that the answer of a server may take longer than the timeout it was given."""
 
@@ -66,6 +70,7 @@ class Service:
         self._endpoints: dict[str, Endpoint] = {}
         self._closed = False
         self._transport: Transport | None = None
+        self._takes_media = False
         self._reset()
 
     def _reset(self) -> None:
@@ -75,7 +80,12 @@ class Service:
             self._transport = None
         self._interrupted: dict[str, Job[Any]] = {}
         self._between_tries: dict[Job[Any], asyncio.TimerHandle] = {}
+        self._behind: dict[Job[Any], list[Callable[[], None]]] = {}
+        """What waits for a job that is not on the wire: it can go as soon as that is."""
         self._outbox: Outbox[Job[Any]] = Outbox(self._start)
+        self._memos: Memo | None = None
+        self._uploads: Uploads | None = None
+        self._cancels: set[asyncio.Task[None]] = set()
         self._take_back: Callable[[], None] | None = None
 
     # -- endpoints ---------------------------------------------------------------------------------------------------
@@ -179,12 +189,9 @@ class Service:
         return f"<Service {self._target.place} ({known})>"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td><code>{html.escape(name + str(inspect.signature(one)))}</code></td>"
-            f"<td>{html.escape((one.__doc__ or '').partition(chr(10))[0])}</td></tr>"
-            for name, one in sorted(self._endpoints.items())
-        )
-        return f"<b>{html.escape(self._target.place)}</b><table>{rows}</table>"
+        from ._view import html_of_service
+
+        return html_of_service(self)
 
     # -- on the way to the wire ----------------------------------------------------------------------------------------
 
@@ -195,6 +202,15 @@ class Service:
             )
         if self._generation != portal.generation:
             self._reset()  # we are the child of a fork: the wire is the parent's
+
+    @property
+    def _memo(self) -> Memo:
+        """The memoised jobs."""
+        if self._memos is None:
+            from ._memo import Memo
+
+            self._memos = Memo()
+        return self._memos
 
     def _submit(self, job: Job[Any]) -> None:
         if self._closed or self._generation != portal.generation:
@@ -213,13 +229,28 @@ class Service:
 
     def _start(self, jobs: list[Job[Any]]) -> None:
         jobs = [job for job in jobs if not job._ended]
+        now = time.monotonic()
+        has_upstream = False
         for job in jobs:
             job._held = False
+            job._sent = now
+            if job.upstream:
+                has_upstream = True
         try:
-            self._wire().start(jobs)
+            wire = self._wire()
+            if self._takes_media and self._uploads is None:
+                self._uploads = Uploads(self)
+            if has_upstream and not wire.takes_references:
+                jobs = [job for job in jobs if not job.upstream or _has_values(job)]
+            if self._uploads is not None:
+                jobs = self._uploads.take(jobs)  # the others come back when their media are there
+            wire.start(jobs)
         except Exception as exc:  # the edge of the loop: a fault of the adapter must not hang the callers
             for job in jobs:
                 job.fail(_as_ours(exc))
+        if self._behind:
+            for wake in [wake for job in jobs if not job._held for wake in self._behind.pop(job, ())]:
+                wake()
 
     def _attach(self, job: Job[Any]) -> None:
         try:
@@ -233,6 +264,8 @@ class Service:
 
     def _retry_later(self, job: Job[Any], error: SocaityError) -> bool:
         """Take the job over after a refusal; False if it is not worth another try."""
+        if self._uploads is not None and self._uploads.again(job, error):
+            return True
         delay = self._retry.next_delay(job._attempt, error, time.monotonic() - job._created)
         if delay is None or self._closed:
             return False
@@ -245,6 +278,12 @@ class Service:
         timer = asyncio.get_running_loop().call_later(delay, self._try_again, job)
         self._between_tries[job] = timer
         return True
+
+    def _keep_time(self, job: Job[Any]) -> None:
+        """End the job at the timeout of its endpoint, if there is one."""
+        options = job.options
+        if options is not None and options.timeout is not None:
+            portal.call_soon(self._end_at_timeout, job, options.timeout)
 
     def _end_at_timeout(self, job: Job[Any], timeout: float) -> None:
         """The server answers in time; this is for the case that it cannot be reached or has gone."""
@@ -265,12 +304,16 @@ class Service:
                 timer.cancel()
             job._end_cancelled("cancelled before it was sent")
         elif not job._ended:
-            asyncio.get_running_loop().create_task(self._cancel_on_wire(job)).add_done_callback(_log_failure)
+            task = asyncio.get_running_loop().create_task(self._cancel_on_wire(job))
+            self._cancels.add(task)
+            task.add_done_callback(self._cancels.discard)
+            task.add_done_callback(_log_failure)
 
     async def _cancel_on_wire(self, job: Job[Any]) -> None:
         try:
             async with asyncio.timeout(_CANCEL_DEADLINE):
-                await self._wire().cancel(job.id)
+                wire = self._transport or self._wire()  # also while it is being closed
+                await wire.cancel(job.id)
         except (SocaityError, TimeoutError) as exc:
             if not job._accepted:
                 job._end_cancelled(f"cancelled before the service accepted it ({exc})")
@@ -289,6 +332,10 @@ class Service:
             endpoints[one.name] = (
                 known if known is not None and known.description == one else Endpoint(self, one)
             )
+        self._takes_media = any(
+            takes_media([parameter.json_schema for parameter in one.parameters])
+            for one in description.endpoints
+        )
         self._endpoints = endpoints
         self._description = description
 
@@ -299,6 +346,8 @@ class Service:
         return portal.spawn(self._close_wire())
 
     async def _close_wire(self) -> None:
+        if self._cancels:  # what was cancelled just before is told so
+            await asyncio.wait(self._cancels, timeout=_LAST_CANCELS)
         transport, self._transport = self._transport, None
         if self._take_back is not None:
             self._take_back()
@@ -306,6 +355,8 @@ class Service:
         for job, timer in waiting.items():
             timer.cancel()
             job.fail(ConnectError(f"the service {self._target.place} was closed before the job was accepted"))
+        if self._uploads is not None:
+            self._uploads.close()
         if transport is not None:
             await transport.aclose()
 
@@ -334,17 +385,30 @@ class Endpoint:
             if one.annotation is not one.empty
         }
         self._bind = make_bind(description)
+        self.decode = self.decode_chunk = make_decode(description)
+        self._memoizes = False
         self.options: CallOptions | None = None
 
-    def with_options(self, *, timeout: float | None = None, priority: int = 0) -> Self:
+    def with_options(
+        self,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+        explain: bool = False,
+        memoize: bool = False,
+    ) -> Self:
         """This endpoint for calls that end within `timeout` seconds, or overtake others by their `priority` (-10 to 10).
 
-        For models and batched functions. The time travels with the call: the server refuses at once what it could not
-        answer in time, and never runs what is too late. Such a job ends in ServerError (503 `too_late`, 504
+        These two are for models and batched functions. The time travels with the call: the server refuses at once what it
+        could not answer in time, and never runs what is too late. Such a job ends in ServerError (503 `too_late`, 504
         `deadline_exceeded`) or TransportTimeout. Raises ConfigurationError for an endpoint that is answered with a job; use
         `job.result(timeout=…)` and `job.cancel()` there.
+
+        With `explain` the service says where the time went: `job.timing`. With `memoize` the same arguments to the same
+        endpoint, as it describes itself now, give the job of the first such call again, while that has not failed. The last
+        1,000 jobs are remembered, in memory.
         """
-        if not self.description.direct:
+        if (timeout is not None or priority) and not self.description.direct:
             raise ConfigurationError(
                 f"{self.name} is answered with a job, which takes no timeout or priority; "
                 "use job.result(timeout=…) and job.cancel()"
@@ -354,25 +418,38 @@ class Endpoint:
         if not -10 <= priority <= 10:
             raise ConfigurationError(f"priority must be between -10 and 10, got {priority}")
         other = copy.copy(self)
-        other.options = CallOptions(timeout, priority)
+        other.options = None
+        if timeout is not None or priority or explain:
+            other.options = CallOptions(timeout, priority, explain)
+        other._memoizes = memoize
         return other
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Job[Any]:
+    def _unmemoized(self, *args: Any, **kwargs: Any) -> Job[Any]:
+        other = copy.copy(self)
+        other._memoizes = False
+        return other(*args, **kwargs)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Job[Any]:
         """Check the arguments and start the job. Raises InvalidInputError."""
+        if running and current.get() is not None:
+            return call_step(self, args, kwargs)
+        if self._memoizes:
+            return self.service._memo.call(self, args, kwargs)
+        service = self.service
         try:
             job: Job[Any] = Job(self, self._bind(args, kwargs))
-        except UnfinishedError:
-            from ._pipeline import call_with_jobs
+        except UnfinishedError as exc:
+            from ._references import call_with_jobs
 
-            self.service._check_open()
-            return call_with_jobs(self, args, kwargs)
-        service = self.service
-        wire = service._transport
-        if wire is None or wire.uses_context:
-            job.context = copy_context()
-        service._submit(job)
-        if self.options is not None and self.options.timeout is not None:
-            portal.call_soon(service._end_at_timeout, job, self.options.timeout)
+            service._check_open()
+            job = call_with_jobs(self, exc.arguments)
+        else:
+            wire = service._transport
+            if wire is None or wire.uses_context:
+                job.context = copy_context()
+            service._submit(job)
+        if self.options is not None:
+            service._keep_time(job)
         return job
 
     submit = __call__
@@ -389,6 +466,15 @@ class Endpoint:
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.name}{self.__signature__}>"
+
+
+def _has_values(job: Job[Any]) -> bool:
+    """Put the values of its upstream into the arguments of a job; False if it waits for them, or has ended."""
+    arguments = job.arguments_with(None)
+    if arguments is None:
+        return False
+    job.arguments = arguments
+    return True
 
 
 def _as_ours(exc: Exception) -> SocaityError:

@@ -24,6 +24,16 @@ _TYPES: dict[str, Any] = {
     "object": dict,
 }
 
+_MEDIA_TYPES: dict[str, Any] = {
+    # as text, because Pillow and pandas may not be installed
+    "image": "PIL.Image.Image",
+    "audio": "socaity.Audio",
+    "table": "pandas.DataFrame",
+    "file": "pathlib.Path",
+    "bytes": bytes,
+}
+"""What is natural to give for media; other forms are taken as well."""
+
 
 def make_signature(endpoint: EndpointDescription) -> inspect.Signature:
     """The signature that a person sees; parameters that are no Python names can only be given as `**{"a-b": 1}`."""
@@ -82,6 +92,8 @@ def _python_type(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int)
         for part in str(schema["$ref"]).removeprefix("#").strip("/").split("/"):
             target = target.get(part, {}) if isinstance(target, Mapping) else {}
         return python_type(target, root, depth + 1)
+    if "x-media" in schema:
+        return _MEDIA_TYPES.get(schema["x-media"], Any)
     if "enum" in schema:
         return Literal[tuple(schema["enum"])]
     if "const" in schema:
@@ -109,7 +121,7 @@ def make_bind(endpoint: EndpointDescription) -> Bind:
     """The function that turns `(args, kwargs)` into the arguments that are sent, compiled once per endpoint.
 
     Arguments that were not given are not sent: the server has the defaults. Raises InvalidInputError with the parameter
-    named, or UnfinishedError if nothing is wrong except that some arguments are unfinished jobs.
+    named, or UnfinishedError, which has the arguments, if nothing is wrong except that some are unfinished jobs.
     """
     names = [one.name for one in endpoint.parameters if not one.variadic]
     signature = make_signature(endpoint)
@@ -135,7 +147,7 @@ def make_bind(endpoint: EndpointDescription) -> Bind:
                     try:
                         arguments[name] = check(value)
                     except UnfinishedError:
-                        arguments[name] = unfinished = True
+                        arguments[name], unfinished = value, True
             for name, value in kwargs.items():
                 if name in arguments:
                     raise InvalidInputError(f"{endpoint.name}() got {name!r} twice", parameter=name)
@@ -145,7 +157,7 @@ def make_bind(endpoint: EndpointDescription) -> Bind:
                 try:
                     arguments[name] = known(value)
                 except UnfinishedError:
-                    arguments[name] = unfinished = True
+                    arguments[name], unfinished = value, True
         except (ValueError, TypeError, OverflowError, RecursionError) as exc:
             raise InvalidInputError(f"{endpoint.name}({name}=…): {exc}", parameter=name) from exc
         for name in required:
@@ -155,7 +167,7 @@ def make_bind(endpoint: EndpointDescription) -> Bind:
                     parameter=name,
                 )
         if unfinished:
-            raise UnfinishedError
+            raise UnfinishedError(arguments)
         return arguments
 
     return bind

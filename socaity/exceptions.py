@@ -198,7 +198,7 @@ class JobLost(JobError):
 
 
 _JOB_CODES: dict[str, type[JobError]] = {"cancelled": JobCancelled, "job_lost": JobLost}
-_FAILED_CODES = {"job_failed", "timeout", "result_not_serialisable", "stream_too_large"}
+_FAILED_CODES = {"job_failed", "timeout", "result_not_serialisable", "stream_too_large", "upstream_failed"}
 
 
 def from_problem(problem: Mapping[str, Any], *, job_id: str | None = None) -> SocaityError:

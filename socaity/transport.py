@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 from .exceptions import JobLost, ProtocolError, SocaityError, TransportError, from_problem
 from .protocol.events import JobEvent
@@ -23,7 +23,7 @@ from .protocol.events import JobEvent
 if TYPE_CHECKING:
     from .protocol.description import EndpointDescription, ServiceDescription
 
-__all__ = ["Call", "CallOptions", "Target", "Transport", "open_transport"]
+__all__ = ["Blob", "Call", "CallOptions", "HeldResult", "Refer", "Target", "Transport", "open_transport"]
 
 _BEHIND_PATH = re.compile(r"[?#]")
 
@@ -65,14 +65,39 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
-    """What a caller may say about one direct call besides its arguments.
+    """What a caller may say about one call besides its arguments.
 
     `timeout`: seconds from the call to its answer, on the way and in the queue included. `priority`: a higher one overtakes
-    some calls that came earlier (-10 to 10).
+    some calls that came earlier (-10 to 10). `explain`: the service says where the time went.
     """
 
     timeout: float | None = None
     priority: int = 0
+    explain: bool = False
+
+
+Refer: TypeAlias = "Callable[[Call, Sequence[str | int]], Mapping[str, Any] | None]"
+"""What stands in arguments for the result of another call, or a part of it; None if this wire has no word for it now."""
+
+
+class Blob(Protocol):
+    """Large bytes, wherever they are, with their SHA-256 in hex."""
+
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    def pieces(self) -> Iterator[bytes]:
+        """The bytes from the first to the last; may wait for a disk, so not for the loop. Can be walked again."""
+        ...
+
+
+class HeldResult(Protocol):
+    """A result that stayed at the service, until somebody looks at it. When the last reference to it is gone, the
+    service may forget it."""
+
+    def fetch(self, call: Call) -> None:
+        """Have the value brought, which ends in `call.succeed` or `call.fail`; does nothing the second time."""
 
 
 class Call(Protocol):
@@ -93,6 +118,19 @@ class Call(Protocol):
     @property
     def is_done(self) -> bool: ...
     @property
+    def upstream(self) -> Sequence[Call]:
+        """The calls whose results are arguments of this one. They are in `arguments` as values, unless the transport
+        `takes_references`: then it asks for `arguments_with`."""
+        ...
+
+    @property
+    def held(self) -> HeldResult | None:
+        """What `hold` was given."""
+
+    number: int
+    """For the transport, which may give the call a number."""
+
+    @property
     def context(self) -> Context | None:
         """The caller's context variables, if the transport `uses_context`; a copy of this call's own."""
 
@@ -104,6 +142,12 @@ class Call(Protocol):
     def time_left(self) -> float | None:
         """Seconds of the timeout that are left; the server gets this number, because clocks differ."""
 
+    def arguments_with(self, refer: Refer | None) -> Mapping[str, Any] | None:
+        """The arguments, with references where results are not there yet; without `refer` none may be.
+
+        None: the call waits, or has ended, and must not be sent. It is started again when it can go on.
+        """
+
     def deliver(self, event: JobEvent) -> None:
         """Hand over an event. Late or repeated ones are ignored by the job."""
 
@@ -112,6 +156,12 @@ class Call(Protocol):
 
     def succeed(self, value: Any) -> None:
         """The result; the same as a `result` event without a number."""
+
+    def hold(self, held: HeldResult) -> None:
+        """The job has succeeded, and its result stayed where it is."""
+
+    def explain(self, timing: Mapping[str, float]) -> None:
+        """Where the time went, as the service says; before the end."""
 
     def fail(self, error: SocaityError) -> None:
         """The job ended in `error`, or was refused if it was not accepted."""
@@ -122,6 +172,11 @@ class Transport(ABC):
 
     uses_context: bool = True
     """Whether calls run in the caller's context, as the default `start` does; False saves a copy of it per call."""
+
+    @property
+    def takes_references(self) -> bool:
+        """Whether `start` may be given calls whose upstream has not ended; it then sends `call.arguments_with(…)`."""
+        return False
 
     @classmethod
     @abstractmethod
@@ -140,9 +195,23 @@ class Transport(ABC):
         """The events of a job after number `after`; ends with the terminal one. Raises NotFoundError."""
         raise NotImplementedError(f"{type(self).__name__} cannot attach to a job by its id")
 
+    async def jobs(
+        self, *, status: str | None = None, endpoint: str | None = None, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        """The newest jobs that the service keeps, each as the JSON document of a job. Raises APIError if it refuses."""
+        raise NotImplementedError(f"{type(self).__name__} cannot list jobs")
+
     @abstractmethod
     async def cancel(self, job_id: str) -> None:
         """Stop the job; returns when the service has confirmed. A job that has ended is no error."""
+
+    async def upload(self, blob: Blob, *, progress: Callable[[int], None]) -> None:
+        """Give the service the bytes under their hash, unless it has them; `{"$blob": sha256}` then stands for them.
+
+        Must be safe to repeat. Raises TransportError, APIError if the service refuses, and NotImplementedError where this
+        service has no such thing: the bytes then travel in the call.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no uploads")
 
     @abstractmethod
     async def aclose(self) -> None:

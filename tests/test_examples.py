@@ -55,3 +55,32 @@ def test_batching_runs_many_calls_in_few_batches() -> None:
     assert accuracy is not None
     assert float(accuracy[1]) > 95
     assert "all 360 calls have ended" in text
+
+
+def test_files_and_media_go_in_and_come_out() -> None:
+    assert output_of("05_files_and_media.py") == [
+        "(document: 'pathlib.Path') -> dict[str, int]",
+        "{'lines': 2, 'words': 8}",
+        "{'lines': 1, 'words': 2}",
+        "{'lines': 2, 'words': 8}",
+        "<Audio 1 s, 1 channels, 16000 Hz> -> faded.wav",
+        "saved checker.pbm",
+    ]
+
+
+def test_pipelines_go_on_where_one_step_fails() -> None:
+    first, second, *pages, rest = output_of("06_pipelines.py")
+    assert (first, second) == ("page 1 is 10 dark", "page 2 is 20 dark after 3 steps")
+    assert [page.split()[0] for page in pages] == ["1", "2", "3", "4"]
+    assert "read failed: its step label" in pages[2]
+    assert "ValueError: the ink is dry" in pages[2]
+    assert rest == "[50.0, 60.0]"
+
+
+def test_typed_stub_is_written_imported_and_checked() -> None:
+    *heads, painted, fits = output_of("07_typed_stub.py")
+    assert heads == [
+        "class Style:",
+        "def paint(text: Input[str], style: Input[Style | None] = None) -> list[Style]:",
+    ]
+    assert (painted, fits) == ("ink a cat 1.0", "fits: True")

@@ -5,12 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from socaity.protocol.audio import Audio
+    from socaity.protocol.media import Media
+
     from .progress import JobProgress
     from .router import SocaityRouter
 
-__all__ = ["JobProgress", "SocaityRouter"]
+__all__ = ["Audio", "JobProgress", "Media", "SocaityRouter"]
 
-_HOMES = {"JobProgress": ".progress", "SocaityRouter": ".router"}
+_HOMES = {
+    "Audio": "socaity.protocol.audio",
+    "JobProgress": ".progress",
+    "Media": "socaity.protocol.media",
+    "SocaityRouter": ".router",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import zlib
 from collections.abc import Mapping
@@ -17,12 +18,13 @@ __all__ = ["JobArguments", "fingerprint"]
 class JobArguments(dict[str, Any]):
     """The payload of a job: the arguments as they came.
 
-    `checked` (the values for the function) and `context` (the submitter's variables) are there only in the process that
-    took the job.
+    `checked` (the values for the function), `context` (the submitter's variables) and `calls` (the results, which may be
+    still to come, of the direct calls that are referred to) are there only in the process that took the job.
     """
 
     checked: Mapping[str, Any] | None = None
     context: Context | None = None
+    calls: Mapping[int, asyncio.Future[Any]] | None = None
 
 
 def fingerprint(arguments: Mapping[str, Any]) -> str:

@@ -9,15 +9,16 @@ import re
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import copy_context
-from typing import Any
+from typing import Any, TypeAlias
 
 from socaity.exceptions import ConfigurationError, InvalidInputError, NotFoundError, ServerError
 from socaity.protocol.description import ServiceDescription
 from socaity.protocol.events import EventKind, JobEvent, JobStatus
 
 from .arguments import JobArguments, fingerprint
+from .batching.refusals import expired
 from .direct import Cancellable, DirectRoute, OnDone
 from .executor import LocalExecutor, PreparedJob
 from .jobs.backend import BlobStore, JobBackend, JobRecord, Lease, Sink
@@ -28,9 +29,13 @@ from .repository import ModelRepository
 from .route import Route, suggestion
 from .running import Run, Slots
 from .statistics import ModelStatistics
-from .upstream import Upstream
+from .upstream import Calls, Upstream
 
-__all__ = ["DataPlane"]
+__all__ = ["Capture", "DataPlane"]
+
+References: TypeAlias = Sequence[tuple[str, Reference]]
+Capture: TypeAlias = Callable[[References], tuple[Calls, Awaitable[Any] | None]]
+"""From references to the calls among them, and what has to be waited for before jobs are looked up."""
 
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 _LAST_WORDS = 0.05
@@ -274,8 +279,9 @@ class DataPlane:
         key: str | None = None,
         owner: str = "",
         validated: bool = False,
+        calls: Calls | None = None,
     ) -> JobRecord:
-        """Make a job, or find the one that the same key made before.
+        """Make a job, or find the one that the same key made before. `calls`: the direct calls that it refers to.
 
         Raises InvalidInputError (also `idempotency_key_reused`) and QueueFull. The record may change later.
         """
@@ -290,23 +296,28 @@ class DataPlane:
         else:
             payload.checked = route.validate(arguments)
         payload.context = copy_context()
+        payload.calls = calls
+        # a second submit may refer to other calls, or have the values
+        is_comparable = key is not None and not (references and calls is not None)
         record = JobRecord(
             id=uuid.uuid4().hex if key is None else self.job_id(key, route, owner),
             queue=route.name,
             payload=payload,
             owner=owner,
-            fingerprint="" if key is None else fingerprint(arguments),
+            fingerprint=fingerprint(arguments) if is_comparable else "",
+            waits=any(reference.kind != "blob" for _, reference in references),
         )
         if references:
             known = await self.backend.get(record.id)
             if known is None:
-                await self._upstream.check(references, owner)
+                await self._upstream.check(references, owner, calls)
         if await self.backend.submit(record):
             return record
         known = await self.backend.get(record.id)
         if known is None:  # it ran out between the two
-            return await self.submit(route, arguments, key=key, owner=owner, validated=validated)
-        if known.queue != record.queue or known.owner != owner or known.fingerprint != record.fingerprint:
+            return await self.submit(route, arguments, key=key, owner=owner, validated=validated, calls=calls)
+        is_same = "" in (known.fingerprint, record.fingerprint) or known.fingerprint == record.fingerprint
+        if known.queue != record.queue or known.owner != owner or not is_same:
             raise InvalidInputError(
                 "This Idempotency-Key was used before with another endpoint or other arguments; use a new key.",
                 code="idempotency_key_reused",
@@ -397,11 +408,12 @@ class DataPlane:
         *,
         timeout: float | None = None,
         priority: int = 0,
+        capture: Capture | None = None,
     ) -> Cancellable:
         """Call a batched route: `on_done(result, None)` or `on_done(None, error)` comes later on the loop, never from here.
 
-        It fails with 504 `deadline_exceeded` after `timeout` seconds. Raises InvalidInputError, and ServerError 503 as
-        `DirectRoute.call` does.
+        `capture` gives the results of the calls that the arguments refer to, where there can be such. It fails with 504
+        `deadline_exceeded` after `timeout` seconds. Raises InvalidInputError, and ServerError 503 as `DirectRoute.call` does.
         """
         direct = self._direct.get(route.name)
         if direct is None or self._is_closing:
@@ -413,9 +425,17 @@ class DataPlane:
             deadline = math.inf if timeout is None else time.monotonic() + timeout
             return direct.call(arguments, on_done, deadline=deadline, priority=priority)
         except InvalidInputError:
-            if not _top_references(arguments):
+            references = find_references(arguments)
+            if not references:
                 raise
-        return self._call_later(route, arguments, on_done)
+            direct.statistics.failures["invalid"] -= 1  # nothing is wrong with it, as far as is known
+        calls, ready = (None, None) if capture is None else capture(references)
+        later = _LaterCall()
+        work = self._call_referring(
+            route, arguments, references, later, timeout=timeout, priority=priority, calls=calls, ready=ready
+        )
+        self._call_later(later, work, on_done)
+        return later
 
     async def invoke(self, route: Route, arguments: Mapping[str, Any], *, owner: str = "") -> Any:
         """Run a route without a job and give its result (of a generator: the list of what it yields).
@@ -427,7 +447,7 @@ class DataPlane:
             references = find_references(arguments) if route.kind != "batched" else _top_references(arguments)
             if references:
                 await self._upstream.check(references, owner)
-                arguments = await self._upstream.resolve(arguments, references, owner)
+                arguments = await self._upstream.resolve(arguments, references, owner, name=route.name)
         if route.kind == "batched":
             return await self._call_batched(route, arguments)
         chunks: list[Any] = []
@@ -445,19 +465,48 @@ class DataPlane:
 
     # Inside
 
-    def _call_later(self, route: Route, arguments: Mapping[str, Any], on_done: OnDone) -> Cancellable:
+    def _call_later(self, later: _LaterCall, work: Coroutine[Any, Any, Any], on_done: OnDone) -> None:
         """A direct call whose arguments are not there yet: the one that takes a task."""
 
         def finish(task: asyncio.Task[Any]) -> None:
             self._calls.discard(task)
+            later.task = None
             if not task.cancelled():
                 exc = task.exception()
+                if exc is not None:
+                    exc.__traceback__ = None  # its frames refer to it: a circle
                 on_done(None if exc else task.result(), exc)
 
-        task = asyncio.get_running_loop().create_task(self.invoke(route, arguments))
-        self._calls.add(task)
-        task.add_done_callback(finish)
-        return task
+        later.task = asyncio.get_running_loop().create_task(work)
+        self._calls.add(later.task)
+        later.task.add_done_callback(finish)
+
+    async def _call_referring(
+        self,
+        route: Route,
+        arguments: Mapping[str, Any],
+        references: References,
+        later: _LaterCall,
+        *,
+        timeout: float | None,
+        priority: int,
+        calls: Calls | None,
+        ready: Awaitable[Any] | None,
+    ) -> Any:
+        """A direct call, as soon as what its arguments refer to is there, within its time."""
+        arrived = time.monotonic()
+        try:
+            async with asyncio.timeout(timeout):
+                if ready is not None:
+                    await ready
+                await self._upstream.check(references, "", calls)
+                resolved = await self._upstream.resolve(
+                    arguments, references, "", name=route.name, calls=calls
+                )
+        except TimeoutError:
+            raise expired(route.name) from None
+        left = None if timeout is None else max(arrived + timeout - time.monotonic(), 0.0)
+        return await self._call_batched(route, resolved, later, timeout=left, priority=priority)
 
     def _start_route(self, route: Route) -> None:
         if route.kind == "batched":
@@ -482,7 +531,15 @@ class DataPlane:
         if self._is_closing:
             raise ServerError("The service is stopping.", status=503, code="unavailable", retry_after=1.0)
 
-    async def _call_batched(self, route: Route, arguments: Mapping[str, Any]) -> Any:
+    async def _call_batched(
+        self,
+        route: Route,
+        arguments: Mapping[str, Any],
+        later: _LaterCall | None = None,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> Any:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
 
@@ -494,7 +551,9 @@ class DataPlane:
             else:
                 future.set_exception(exc)
 
-        ticket = self.call(route, arguments, on_done)
+        ticket = self.call(route, arguments, on_done, timeout=timeout, priority=priority)
+        if later is not None:
+            later.ticket = ticket
         try:
             return await future
         except asyncio.CancelledError:
@@ -511,8 +570,11 @@ class DataPlane:
         if not references:
             return PreparedJob(route.validate(payload), context.copy())
 
+        calls = payload.calls if isinstance(payload, JobArguments) else None
+
         async def wait_for_arguments() -> Mapping[str, Any]:
-            resolved = await self._upstream.resolve(payload, references, await self._owner(lease.job_id))
+            owner = await self._owner(lease.job_id)
+            resolved = await self._upstream.resolve(payload, references, owner, name=route.name, calls=calls)
             return resolved if route.kind == "batched" else route.validate(resolved)
 
         return PreparedJob(wait_for_arguments, context.copy())
@@ -520,6 +582,20 @@ class DataPlane:
     async def _owner(self, job_id: str) -> str:
         record = await self.backend.get(job_id)
         return "" if record is None else record.owner
+
+
+class _LaterCall:
+    """A direct call whose arguments are waited for; then it has a ticket of the batcher."""
+
+    __slots__ = ("task", "ticket")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[Any] | None = None
+        self.ticket: Cancellable | None = None
+
+    def cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
 
 
 def _top_references(arguments: Mapping[str, Any]) -> list[tuple[str, Reference]]:

@@ -116,12 +116,10 @@ class LocalExecutor(Executor):
         except asyncio.CancelledError:
             if not job.is_lost:
                 raise
-        except JobCancelled as exc:
-            await lease.fail(to_problem(exc))
-        except SocaityError as exc:
-            await lease.fail(to_problem(exc))
         except Exception as exc:
-            _logger.exception("job %s could not be run", lease.job_id)
+            if not isinstance(exc, SocaityError):
+                _logger.exception("job %s could not be run", lease.job_id)
+            exc.__traceback__ = None  # its frames refer to it: a circle
             await lease.fail(to_problem(exc))
         else:
             await lease.succeed(result)
@@ -142,6 +140,7 @@ class LocalExecutor(Executor):
                 await self._wait_for_room()
             finally:
                 self._free -= 1
+            await lease.begin()
         if self.route.kind == "batched":
             return await self._call_batched(self.route, arguments)
         run = job.run = Run(self.route, arguments, slots=self._slots, emit=lease.emit, context=context)

@@ -17,7 +17,9 @@ from pydantic.errors import PydanticSchemaGenerationError
 
 from socaity.exceptions import ConfigurationError, InvalidInputError, JobFailed
 from socaity.protocol.description import ParameterDescription, TensorDescription
+from socaity.protocol.media import MARK, is_media, read_media
 
+from .media import Kind, Upload, is_torch_tensor, kind_of, read_npy, with_media
 from .values import to_plain
 
 __all__ = ["Parameter"]
@@ -31,15 +33,19 @@ _SCALARS = frozenset(np.sctypeDict.values())
 class Parameter:
     """One parameter. The value is taken as pydantic takes it (`"2"` is an int where an int is wanted).
 
-    An array also takes nested lists; bytes also take base64 text, which is how they travel in JSON.
+    An array also takes nested lists and `.npy` files; bytes also take base64 text, which is how they travel in JSON.
+    Pictures, sound, tables and files become Uploads, which are opened when the function runs (`has_media`).
     """
 
     __slots__ = (
         "_adapter",
         "annotation",
         "default",
+        "has_media",
         "is_bytes",
         "is_tensor",
+        "is_torch",
+        "media",
         "name",
         "required",
         "schema",
@@ -54,17 +60,26 @@ class Parameter:
         self.default = None if self.required else default
         core, self.takes_none = _without_none(annotation)
         self.takes_none = self.takes_none or (not self.required and default is None)
-        self.is_tensor = _is_array(core)
+        self.is_torch = is_torch_tensor(core)
+        self.is_tensor = self.is_torch or _is_array(core)
         self.tensor_dtype = _dtype_of(core) if self.is_tensor else None
         self.is_bytes = core in (bytes, bytearray, memoryview)
+        self.media: Kind | None = kind_of(core)
+        self.has_media = self.media is not None or self.is_torch
         self._adapter: TypeAdapter[Any] | None = None
         self.schema: dict[str, Any] = {}
         if self.is_tensor:
             self.schema = {"type": "array", "items": {}}
         elif self.is_bytes:
-            self.schema = {"type": "string", "contentEncoding": "base64"}
+            self.schema = {"type": "string", "contentEncoding": "base64", "x-media": "bytes"}
+        elif self.media is not None:
+            self.schema = self.media.schema
+            if self.takes_none and self.required:
+                self.schema = {"anyOf": [self.schema, {"type": "null"}]}
         elif annotation is not Any:
-            self._adapter = _adapter(name, annotation)
+            inner = with_media(annotation)
+            self.has_media = inner is not annotation
+            self._adapter = _adapter(name, inner)
             self.schema = _schema_of(self._adapter)
 
     def validate(self, value: Any, name: str | None = None) -> Any:
@@ -78,9 +93,17 @@ class Parameter:
             except ValidationError as exc:
                 raise _refusal(name or self.name, exc) from exc
         if self.is_tensor:
-            return self._to_array(value)
+            array = self._to_array(value)
+            return Upload(None, array) if self.is_torch else array
         if self.is_bytes:
             return self._to_bytes(value)
+        if self.media is not None:
+            try:
+                return Upload(self.media, value)
+            except ValueError as exc:
+                raise InvalidInputError(
+                    f"Parameter {name or self.name!r}: {exc}.", parameter=name or self.name
+                ) from exc
         return value
 
     def parse_text(self, text: str) -> Any:
@@ -111,7 +134,7 @@ class Parameter:
 
     def _to_array(self, value: Any) -> Any:
         if isinstance(value, str | bytes | dict) or value is None:
-            raise self._wrong("an array or nested lists of numbers", value)
+            value = self._array_in_file(value)
         try:
             array = np.asarray(value)
             if array.dtype.kind == "O" and not isinstance(value, np.ndarray):
@@ -120,9 +143,26 @@ class Parameter:
         except (TypeError, ValueError) as exc:
             raise self._wrong("an array or nested lists of numbers of equal length", value) from exc
 
+    def _array_in_file(self, value: Any) -> Any:
+        """The array of a `.npy` file."""
+        try:
+            media = None if value is None else read_media(value)
+            data = value if media is None else media.data
+            if isinstance(data, bytes) and data.startswith(b"\x93NUMPY"):
+                return read_npy(data)
+        except (ValueError, TypeError, LookupError, OverflowError) as exc:
+            raise InvalidInputError(f"Parameter {self.name!r}: {exc}.", parameter=self.name) from exc
+        raise self._wrong("an array or nested lists of numbers", value)
+
     def _to_bytes(self, value: Any) -> bytes:
         if isinstance(value, bytes):
             return value
+        try:
+            media = read_media(value)
+        except ValueError as exc:
+            raise self._wrong("bytes, which are base64 text in JSON", value) from exc
+        if media is not None:
+            return media.data
         if isinstance(value, bytearray | memoryview):
             return bytes(value)
         if isinstance(value, np.ndarray) and value.dtype == np.uint8:
@@ -148,6 +188,10 @@ def shown(value: Any) -> str:
         return f"a {value.dtype} array of shape {list(value.shape)}"
     if isinstance(value, bytes | bytearray | memoryview):
         return f"{len(value)} bytes"
+    if isinstance(value, dict) and is_media(value):
+        return f"media of the type {value[MARK][:_LONGEST_SHOWN]}"
+    if isinstance(value, str) and value.startswith("data:"):
+        return f"a data: URL of {len(value)} characters"
     text = _SHORT.repr(value)  # never the whole of something large
     if len(text) > _LONGEST_SHOWN:
         text = text[: _LONGEST_SHOWN - 1] + "…"

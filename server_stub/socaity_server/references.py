@@ -1,4 +1,5 @@
-"""References inside arguments: `{"$blob": sha256}` to uploaded bytes, `{"$job": id, "path": […]}` to another job's result."""
+"""References inside arguments: `{"$blob": sha256}` to uploaded bytes, `{"$job": id, "path": […]}` to another job's result, and
+`{"$call": number, "path": […]}` to that of a direct call of the same session."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ __all__ = ["Reference", "find_references", "follow", "resolve"]
 
 
 class Reference(NamedTuple):
-    """`kind` is `job` or `blob`; `path` leads into the job's result."""
+    """`kind` is `job`, `call` or `blob`; `path` leads into the result."""
 
     kind: str
     id: str
@@ -74,9 +75,10 @@ def _walk(value: Any, depth: int = 0) -> Iterator[Reference]:
 def _read(value: dict[Any, Any]) -> Reference | None:
     if len(value) > 2:
         return None
-    job = value.get("$job")
-    if isinstance(job, str) and value.keys() <= {"$job", "path"}:
-        path = value.get("path") or ()
-        return Reference("job", job, tuple(path)) if isinstance(path, list | tuple) else None
+    for kind, word, form in (("job", "$job", str), ("call", "$call", int)):
+        found = value.get(word)
+        if type(found) is form and value.keys() <= {word, "path"}:
+            path = value.get("path") or ()
+            return Reference(kind, str(found), tuple(path)) if isinstance(path, list | tuple) else None
     blob = value.get("$blob")
     return Reference("blob", blob) if isinstance(blob, str) and len(value) == 1 else None

@@ -29,6 +29,7 @@ from socaity.exceptions import ConfigurationError, InvalidInputError
 from socaity.protocol.description import EndpointDescription, ParameterDescription
 
 from .loading import LoadedModel
+from .media import says_file, with_media
 from .parameters import Parameter
 from .progress import JobProgress
 from .tensors import TensorInput, TensorInputs
@@ -70,9 +71,16 @@ class Route:
     outputs: tuple[str, ...] = ()
     model: LoadedModel | None = None
     by_name: dict[str, Parameter] = dataclasses.field(init=False, repr=False)
+    takes_media: bool = dataclasses.field(init=False, repr=False)
+    """Values have to be opened before the function runs."""
+    returns_files: bool = dataclasses.field(init=False, repr=False)
+    """A returned `Path` stands for the file there."""
 
     def __post_init__(self) -> None:
         self.by_name = {parameter.name: parameter for parameter in self.parameters}
+        every = (*self.parameters, *([] if self.variadic is None else [self.variadic]))
+        self.returns_files = says_file(self.returns)
+        self.takes_media = any(parameter.has_media for parameter in every)
 
     @classmethod
     def from_function(
@@ -325,7 +333,7 @@ def _return_schema(function: Callable[..., Any], kind: Kind) -> dict[str, Any]:
         annotation = _resolve(annotation, function, "return")
         if kind in ("generator", "async_generator") and typing.get_origin(annotation) in _ITERATORS:
             annotation = typing.get_args(annotation)[0]
-        return TypeAdapter(annotation).json_schema(mode="serialization")
+        return TypeAdapter(with_media(annotation)).json_schema(mode="serialization")
     except (ConfigurationError, PydanticUserError, PydanticSchemaGenerationError, IndexError):
         return {}  # it only describes: a result of any type may be sendable
 
@@ -340,6 +348,12 @@ def _make_batched(route: Route, max_batch_size: int, max_batch_wait: float, batc
     route.max_batch_size = max_batch_size
     route.max_batch_wait = max_batch_wait
     route.batch_threads = batch_threads
+    media = [parameter.name for parameter in route.parameters if parameter.media is not None]
+    if media:
+        raise ConfigurationError(
+            f"{_name(route.function)} cannot be batched: {media[0]!r} is a file or picture, which cannot be stacked; "
+            "take arrays, or open it in a function that calls the batched one."
+        )
     optional = [parameter.name for parameter in route.parameters if not parameter.required]
     if optional:
         raise ConfigurationError(f"{_name(route.function)} cannot be batched: {optional[0]!r} has a default.")

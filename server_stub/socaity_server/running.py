@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack, nullcontext
 from contextvars import Context
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from socaity.exceptions import JobCancelled, JobFailed
+from socaity.exceptions import InvalidInputError, JobCancelled, JobFailed
 from socaity.protocol.events import EventKind
 
+from .media import BrokenMedia, Inputs, needs_time, read_files
 from .progress import Channel, JobProgress
 from .route import Route
 from .values import to_plain
@@ -123,6 +125,12 @@ class Run:
                     if kind == "returned":
                         return data
                     raise data
+                elif kind == "awaits":
+                    work = self._await(*data)
+                    # a copy, because the thread may not have left the context yet
+                    self._task = self._loop.create_task(work, context=self._context.copy())
+                    if is_cancelled:
+                        self._stop()
                 elif kind == "cancel":
                     is_cancelled = True
                     self._stop()
@@ -155,9 +163,37 @@ class Run:
             self._slots.threads.abandon(self._work)
         raise JobFailed(f"The job ran longer than {self._route.timeout:g} seconds.", code="timeout")
 
+    def _inputs(self) -> Any:
+        """A context, plain and async, of the values for the function."""
+        return Inputs(self._values) if self._route.takes_media else nullcontext(self._values)
+
+    def _to_plain(self, value: Any) -> Any:
+        return to_plain(read_files(value) if self._route.returns_files else value)
+
+    async def _to_plain_async(self, value: Any) -> Any:
+        if self._route.returns_files or needs_time(value):
+            return await asyncio.to_thread(self._to_plain, value)
+        return to_plain(value)
+
     def _call(self) -> None:
         try:
-            result = to_plain(self._route.function(**self._values))
+            with ExitStack() as stack:
+                values = stack.enter_context(self._inputs())
+                result = self._route.function(**values)
+                if hasattr(type(result), "__await__"):
+                    # the job of a pipeline, perhaps: no thread has to wait for it
+                    self._channel.put("awaits", (result, stack.pop_all()))
+                    return
+                result = self._to_plain(result)
+        except BaseException as exc:
+            self._channel.put("raised", failure(exc))
+        else:
+            self._channel.put("returned", result)
+
+    async def _await(self, awaitable: Awaitable[Any], inputs: ExitStack) -> None:
+        try:
+            with inputs:
+                result = await self._to_plain_async(await _cancelling(awaitable))
         except BaseException as exc:
             self._channel.put("raised", failure(exc))
         else:
@@ -166,15 +202,16 @@ class Run:
     def _iterate(self) -> None:
         channel = self._channel
         try:
-            generator = self._route.function(**self._values)
-            try:
-                for chunk in generator:
-                    if channel.is_cancelled:
-                        break
-                    channel.put("chunk", to_plain(chunk))
-                    channel.wait_for_room()
-            finally:
-                generator.close()
+            with self._inputs() as values:
+                generator = self._route.function(**values)
+                try:
+                    for chunk in generator:
+                        if channel.is_cancelled:
+                            break
+                        channel.put("chunk", self._to_plain(chunk))
+                        channel.wait_for_room()
+                finally:
+                    generator.close()
         except BaseException as exc:
             channel.put("raised", failure(exc))
         else:
@@ -182,7 +219,11 @@ class Run:
 
     async def _call_async(self) -> None:
         try:
-            result = to_plain(await self._route.function(**self._values))
+            async with self._inputs() as values:
+                result = await self._route.function(**values)
+                if hasattr(type(result), "__await__"):
+                    result = await _cancelling(result)
+                result = await self._to_plain_async(result)
         except BaseException as exc:
             self._channel.put("raised", failure(exc))
         else:
@@ -191,26 +232,42 @@ class Run:
     async def _iterate_async(self) -> None:
         channel = self._channel
         try:
-            generator = self._route.function(**self._values)
-            try:
-                count = 0
-                async for chunk in generator:
-                    channel.put("chunk", to_plain(chunk))
-                    count += 1
-                    if count % _CHUNKS_PER_TURN == 0:
-                        await asyncio.sleep(0)
-            finally:
-                await generator.aclose()
+            async with self._inputs() as values:
+                generator = self._route.function(**values)
+                try:
+                    count = 0
+                    async for chunk in generator:
+                        channel.put("chunk", await self._to_plain_async(chunk))
+                        count += 1
+                        if count % _CHUNKS_PER_TURN == 0:
+                            await asyncio.sleep(0)
+                finally:
+                    await generator.aclose()
         except BaseException as exc:
             channel.put("raised", failure(exc))
         else:
             channel.put("returned")
 
 
-def failure(exc: BaseException) -> JobFailed | JobCancelled:
+async def _cancelling(awaitable: Awaitable[Any]) -> Any:
+    """What it gives; who stops waiting cancels it."""
+    try:
+        return await awaitable
+    except asyncio.CancelledError:
+        cancel = getattr(awaitable, "cancel", None)
+        if callable(cancel):
+            cancel()
+        raise
+
+
+def failure(exc: BaseException) -> JobFailed | JobCancelled | InvalidInputError:
     """What the caller gets to know of an exception in the user's function: type, text and the user's own frames."""
+    if isinstance(exc, JobFailed) and exc.code == "upstream_failed":  # of a call that it made, not its own
+        return JobFailed(Exception.__str__(exc), remote_traceback=exc.remote_traceback)
     if isinstance(exc, JobFailed | JobCancelled):
         return exc
+    if isinstance(exc, BrokenMedia):
+        return exc.error
     frame = exc.__traceback__
     while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_OURS):
         frame = frame.tb_next

@@ -1,12 +1,13 @@
-"""Waits for the jobs and reads the blobs that arguments refer to."""
+"""Waits for the jobs and calls, and reads the blobs, that arguments refer to."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from socaity.exceptions import InvalidInputError, JobFailed, NotFoundError
+from socaity.exceptions import InvalidInputError, JobCancelled, JobFailed, NotFoundError, SocaityError
 from socaity.protocol.events import JobStatus
 
 from .references import Reference, follow, resolve
@@ -14,7 +15,12 @@ from .references import Reference, follow, resolve
 if TYPE_CHECKING:
     from .dataplane import DataPlane
 
-__all__ = ["Upstream"]
+__all__ = ["Calls", "Upstream"]
+
+Calls: TypeAlias = Mapping[int, "asyncio.Future[Any]"]
+"""The results of direct calls by their number, which may be still to come."""
+
+_MAX_CHAIN = 600
 
 
 class Upstream:
@@ -23,8 +29,10 @@ class Upstream:
     def __init__(self, dataplane: DataPlane) -> None:
         self._dataplane = dataplane
 
-    async def check(self, references: Sequence[tuple[str, Reference]], owner: str) -> None:
-        """Raise InvalidInputError (`unknown_job`, `unknown_blob`) for what is not here."""
+    async def check(
+        self, references: Sequence[tuple[str, Reference]], owner: str, calls: Calls | None = None
+    ) -> None:
+        """Raise InvalidInputError (`unknown_job`, `unknown_call`, `unknown_blob`) for what is not here."""
         for parameter, reference in references:
             if reference.kind == "blob":
                 if self._dataplane.blobs.size(reference.id) is None:
@@ -34,24 +42,44 @@ class Upstream:
                         parameter=parameter,
                         code="unknown_blob",
                     )
-                continue
-            record = await self._dataplane.backend.get(reference.id)
-            if record is None or record.owner != owner:
-                raise InvalidInputError(
-                    f"Parameter {parameter!r} refers to the job {reference.id}, which is not known (any more).",
-                    parameter=parameter,
-                    code="unknown_job",
-                )
+            elif reference.kind == "call":
+                _expected(calls, reference, parameter)
+            else:
+                record = await self._dataplane.backend.get(reference.id)
+                if record is None or record.owner != owner:
+                    raise InvalidInputError(
+                        f"Parameter {parameter!r} refers to the job {reference.id}, which is not known (any more).",
+                        parameter=parameter,
+                        code="unknown_job",
+                    )
 
     async def resolve(
-        self, arguments: Mapping[str, Any], references: Sequence[tuple[str, Reference]], owner: str
+        self,
+        arguments: Mapping[str, Any],
+        references: Sequence[tuple[str, Reference]],
+        owner: str,
+        *,
+        name: str,
+        calls: Calls | None = None,
     ) -> dict[str, Any]:
-        """The arguments with the values in place, as soon as all jobs have ended; raises JobFailed that names the one."""
+        """The arguments of the endpoint `name` with the values in place, as soon as all jobs and calls have ended.
+
+        Raises JobFailed `upstream_failed`, which says what was not run because of what.
+        """
 
         async def fetch(reference: Reference, parameter: str) -> Any:
             if reference.kind == "blob":
                 return await asyncio.to_thread(self._read_blob, reference.id)
-            return await self._part_of_job(reference, parameter, owner)
+            try:
+                if reference.kind == "call":
+                    return await _part_of_call(reference, _expected(calls, reference, parameter))
+                return await self._part_of_job(reference, owner)
+            except _NotThere as exc:
+                why = str(exc)
+            # not in the block, so that the error has no other behind it, whose frames refer to it
+            raise JobFailed(
+                f"{name} was not run: its argument {parameter!r} comes from {why}", code="upstream_failed"
+            )
 
         resolved = dict(arguments)
         for parameter in dict(references):
@@ -62,18 +90,17 @@ class Upstream:
         with self._dataplane.blobs.open(sha256) as file:
             return file.read()
 
-    async def _part_of_job(self, reference: Reference, parameter: str, owner: str) -> Any:
-        try:
+    async def _part_of_job(self, reference: Reference, owner: str) -> Any:
+        job = f"the job {reference.id}"
+        record = None
+        with suppress(NotFoundError):
             record = await self._dataplane.wait(reference.id, owner=owner)
-        except NotFoundError as exc:
-            raise JobFailed(
-                f"Parameter {parameter!r} refers to the job {reference.id}, which is not known any more."
-            ) from exc
+        if record is None:
+            raise _NotThere(f"{job}, which is not known any more")
+        job = f"{record.queue} (job {reference.id})"
         if record.status is not JobStatus.SUCCEEDED:
-            reason = (record.error or {}).get("detail", record.status)
-            raise JobFailed(
-                f"Parameter {parameter!r} refers to the job {reference.id} ({record.queue}), which {record.status}: {reason}"
-            )
+            detail = str((record.error or {}).get("detail", record.status))
+            raise _NotThere(f"{job}, which {_how(record.queue, str(record.status), detail)}")
         result = record.result
         route = self._dataplane.routes.get(record.queue)
         if route is not None and route.streaming:
@@ -82,10 +109,48 @@ class Upstream:
                 async for event in self._dataplane.backend.events(record.id)
                 if event.kind == "chunk"
             ]
-        try:
-            return follow(result, reference.path)
-        except (LookupError, TypeError) as exc:
-            path = "".join(f"[{step!r}]" for step in reference.path)
-            raise JobFailed(
-                f"Parameter {parameter!r} refers to {path} of the job {reference.id}, whose result has no such part."
-            ) from exc
+        return _part(result, reference, job)
+
+
+class _NotThere(Exception):
+    """What a reference leads to did not come; says what it was and why."""
+
+
+async def _part_of_call(reference: Reference, result: asyncio.Future[Any]) -> Any:
+    # not awaited itself: others wait for it, and its error would refer to this frame, which refers to it
+    await asyncio.wait([result])
+    call = f"the call {reference.id}"
+    error = result.exception()
+    if error is not None:
+        status = "cancelled" if isinstance(error, JobCancelled) else "failed"
+        detail = Exception.__str__(error) if isinstance(error, SocaityError) else type(error).__name__
+        raise _NotThere(f"{call}, which {_how('', status, detail)}")
+    return _part(result.result(), reference, call)
+
+
+def _expected(calls: Calls | None, reference: Reference, parameter: str) -> asyncio.Future[Any]:
+    result = None if calls is None else calls.get(int(reference.id))
+    if result is None:
+        raise InvalidInputError(
+            f"Parameter {parameter!r} refers to the call {reference.id}, which is not known (any more).",
+            parameter=parameter,
+            code="unknown_call",
+        )
+    return result
+
+
+def _part(result: Any, reference: Reference, source: str) -> Any:
+    with suppress(LookupError, TypeError):
+        return follow(result, reference.path)
+    path = "".join(f"[{step!r}]" for step in reference.path)
+    raise _NotThere(f"{source}, whose result has no {path}")
+
+
+def _how(name: str, status: str, detail: str) -> str:
+    """How a step ended, in words; of one that was not run itself, because of which. `name` is empty where it is not known."""
+    if status == "cancelled":
+        return "was cancelled"
+    before, was_not_run, chain = detail.partition(" was not run: ")
+    is_chain = was_not_run and (not name or before == name)
+    text = f"was not run: {chain}" if is_chain else f"{status}: {detail}"
+    return text if len(text) <= _MAX_CHAIN else f"{text[: _MAX_CHAIN // 2]} … {text[-_MAX_CHAIN // 2 :]}"

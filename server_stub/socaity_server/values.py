@@ -19,6 +19,8 @@ from pydantic import BaseModel
 from socaity.exceptions import JobFailed
 from socaity.protocol.messagepack import DTYPES, MAX_DEPTH
 
+from . import media
+
 _PLAIN = frozenset({str, bool, float, bytes, type(None)})
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
@@ -63,6 +65,13 @@ def _converted(value: Any, place: tuple[Any, ...], depth: int) -> Any:
         return _plain(value.value, place, depth + 1)
     if isinstance(value, BaseModel):
         return _plain(value.model_dump(), place, depth + 1)
+    try:
+        encoded = media.encode(value)
+    except (ValueError, TypeError, OSError) as exc:
+        raise _unsendable(value, place, str(exc)) from exc
+    if encoded is not None:
+        # the cells of a table may be anything
+        return _plain(encoded, place, depth + 1)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
         return {
@@ -95,10 +104,18 @@ def _converted(value: Any, place: tuple[Any, ...], depth: int) -> Any:
         return _plain(list(value), place, depth + 1)
     if hasattr(value, "__array__"):
         try:
-            return _array(np.asarray(value), place, depth)
+            return _array(_as_array(value), place, depth)
         except (TypeError, RuntimeError, ValueError) as exc:
             raise _unsendable(value, place, str(exc)) from exc
     raise _unsendable(value, place, None)
+
+
+def _as_array(value: Any) -> np.ndarray[Any, Any]:
+    if hasattr(value, "detach") and hasattr(value, "cpu"):  # a torch tensor, wherever it lives
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":  # numpy has no such type
+            value = value.float()
+    return np.asarray(value)
 
 
 def _array(value: np.ndarray[Any, Any], place: tuple[Any, ...], depth: int) -> Any:
@@ -129,7 +146,7 @@ def _unsendable(value: Any, place: tuple[Any, ...], why: str | None) -> JobFaile
     where = "result" + "".join(f"[{part!r}]" for part in place)
     reason = f" ({why})" if why else ""
     return JobFailed(
-        f"{where} is a {name}, which cannot be sent{reason}; return plain values, arrays, dataclasses or pydantic models.",
+        f"{where} is a {name}, which cannot be sent{reason}; return plain values, arrays, media, dataclasses or pydantic models.",
         code="result_not_serialisable",
     )
 

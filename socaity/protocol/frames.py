@@ -25,19 +25,23 @@ from .messagepack import (
 )
 
 # client to server
-HELLO = 1  # [1, {"protocol", "session", "received"}]
-CALL = 2  # [2, n, endpoint, {arguments}]
-SUBMIT = 3  # [3, n, endpoint, {arguments}, job id]
+HELLO = 1  # [1, {"protocol", "session", "received", "holds"}]
+CALL = 2  # [2, n, endpoint, {arguments}, {options}?]
+SUBMIT = 3  # [3, n, endpoint, {arguments}, job id, {options}?]
 WATCH = 4  # [4, n, job id, after]
 CANCEL = 5  # [5, n, call number | job id]
 DESCRIBE = 6  # [6, n]
 # both ways
 BUFFER = 7  # [7, buffer number, total bytes, piece]
+# client to server
+FETCH = 8  # [8, n, m]: the result that is held for m
+RELEASE = 9  # [9, m]
 # server to client
-WELCOME = 16  # [16, {"session", "resumed", "received", "instance", "max_body"}]
-RESULT = 17  # [17, n, value]
+WELCOME = 16  # [16, {"session", "resumed", "received", "instance", "max_body", "references"}]
+RESULT = 17  # [17, n, value, {timing}?]
 ERROR = 18  # [18, n, problem]
-EVENT = 19  # [19, n, seq, kind, data]
+EVENT = 19  # [19, n, seq, kind, data, {timing}?]
+HELD = 20  # [20, n, seq, bytes]: the result is there, and stays with the server
 GOODBYE = 21  # [21, problem]: the connection cannot go on
 
 REFERENCE = 2
@@ -189,10 +193,13 @@ __all__ = [
     "DESCRIBE",
     "ERROR",
     "EVENT",
+    "FETCH",
     "FRAME_SIZE",
     "GOODBYE",
+    "HELD",
     "HELLO",
     "MAX_DEPTH",
+    "RELEASE",
     "RESULT",
     "SUBMIT",
     "TENSOR",

@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from .frames import CANCEL, FRAME_SIZE, SUBMIT, WATCH, FrameReader, FrameWriter, pieces_of
-from .messagepack import MalformedError, pack_plain
+from .frames import CALL, CANCEL, FRAME_SIZE, SUBMIT, WATCH, FrameReader, FrameWriter, pieces_of
+from .messagepack import MAX_DEPTH, MalformedError, pack_plain
 
 WINDOW = 4 * 1024 * 1024
 """Pieces of large arrays are sent only while fewer bytes than this are unacknowledged."""
@@ -90,6 +90,16 @@ class Link:
         return min(FRAME_SIZE, self.max_message or FRAME_SIZE, self.max_frame or FRAME_SIZE)
 
     @property
+    def position(self) -> int:
+        """The number that the last frame will have of what was given to `send`; more, if other messages pass it."""
+        return self._seq + len(self._overflow) + len(self._bulk)
+
+    @property
+    def acknowledged(self) -> int:
+        """The other side has all frames up to this number."""
+        return self._kept[0][0] - 1 if self._kept else self._seq
+
+    @property
     def is_idle(self) -> bool:
         """Everything was sent and acknowledged."""
         return not self._kept and not self._bulk and not self._overflow
@@ -152,11 +162,13 @@ class Link:
         self._put(packed)
 
     def _follows_bulk(self, message: Any) -> bool:
-        """Whether another message of its call waits behind large arrays, which it must not pass."""
+        """Whether another message of its call, or a call that it refers to, waits behind large arrays, which it must not
+        pass."""
         waiting = self._in_bulk
         return bool(waiting) and (
             (type(message[1]) is int and message[1] in waiting)
             or (message[0] in (CANCEL, WATCH) and message[2] in waiting)
+            or (message[0] in (CALL, SUBMIT) and any(one in waiting for one in _referred(message[3])))
         )
 
     def _is_oversize(self, message: Any, packed: int, large: int) -> bool:
@@ -270,6 +282,23 @@ def _keys_of(message: Any) -> list[Any]:
     if message[0] == SUBMIT:
         return [message[1], message[4]]
     return [message[1]]
+
+
+def _referred(value: Any, depth: int = 0) -> Iterator[Any]:
+    """The numbers of the calls and the ids of the jobs that arguments refer to."""
+    if depth > MAX_DEPTH:
+        return
+    if isinstance(value, dict):
+        for word in ("$call", "$job"):
+            if isinstance(value.get(word), (int, str)):
+                yield value[word]
+                return
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return
+    for item in value:
+        if isinstance(item, (dict, list, tuple)):
+            yield from _referred(item, depth + 1)
 
 
 def _peek_seq(data: bytes | bytearray | memoryview) -> int:

@@ -283,3 +283,33 @@ class JobBackendContract:
         assert [record.id for record in await backend.list(owner="me")] == ["3", "1"]
         assert [record.id for record in await backend.list(status=JobStatus.CANCELLED)] == ["4"]
         assert list(await backend.list(queue="other")) == []
+
+    async def test_a_job_that_waits_for_others_runs_from_begin_on(self, backend: JobBackend) -> None:
+        await submit(backend, waits=True)
+        lease = await lease_one(backend)
+        record = await backend.get("a")
+        assert record is not None
+        assert (record.status, record.started_at, record.queue_position) == (JobStatus.QUEUED, None, None)
+        assert backend.depth("q") == 0
+        assert await lease.begin()
+        record = await backend.get("a")
+        assert record is not None
+        assert record.status is JobStatus.RUNNING
+        assert record.started_at is not None
+        await lease.succeed(1)
+        told = [event.data["status"] for event in await events_of(backend, "a") if event.kind == "status"]
+        assert told == ["queued", "queued", "running"]
+
+    async def test_a_job_that_waits_can_be_cancelled(self, backend: JobBackend) -> None:
+        await submit(backend, waits=True)
+        lease = await lease_one(backend)
+        assert await backend.cancel("a")
+        assert not await lease.begin()
+        assert not await lease.succeed(1)
+
+    async def test_begin_of_a_running_job_changes_nothing(self, backend: JobBackend) -> None:
+        await submit(backend)
+        lease = await lease_one(backend)
+        assert await lease.begin()
+        await lease.succeed(1)
+        assert kinds(await events_of(backend, "a")) == ["status", "status", "result"]

@@ -3,6 +3,7 @@
 import gc
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from socaity_server import SocaityRouter
 
@@ -13,6 +14,13 @@ router.add_model(Path(__file__).parents[2] / "examples" / "models" / "digits.onn
 @router.add_route("/work", queue_size=1000)
 def work(n: int) -> int:
     return n
+
+
+@router.add_route("/pass_on", queue_size=1000, concurrency=4)
+def pass_on(value: Any, fails: bool = False) -> Any:
+    if fails:
+        raise ValueError("boom")
+    return value
 
 
 @router.add_route("/watch_garbage", queue_size=1)

@@ -1,4 +1,4 @@
-"""A server process that can be killed, and a proxy that can cut its connections."""
+"""A server process that can be killed, and proxies that cut its connections, or delay and count what goes over them."""
 
 from __future__ import annotations
 
@@ -106,7 +106,11 @@ class ServerProcess:
 class CuttingProxy:
     """A TCP proxy on a thread: `cut()` breaks all connections at once; `after_bytes` breaks one by itself."""
 
+    delay = 0.0
+
     def __init__(self, port: int) -> None:
+        self.up = self.down = 0
+        """Bytes from the client and from the server."""
         self._target = port
         self.port = 0
         self.connections = 0
@@ -177,7 +181,9 @@ class CuttingProxy:
         mine = {writer, up_writer}
         self._open |= mine
         try:
-            await asyncio.gather(_pump(reader, up_writer, None), _pump(up_reader, writer, limit))
+            await asyncio.gather(
+                self._pump(reader, up_writer, None, "up"), self._pump(up_reader, writer, limit, "down")
+            )
         except OSError:
             pass
         finally:
@@ -185,13 +191,37 @@ class CuttingProxy:
                 one.transport.abort()
             self._open -= mine
 
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int | None, way: str
+    ) -> None:
+        while data := await reader.read(65536):
+            if limit is not None:
+                limit -= len(data)
+                if limit <= 0:
+                    raise OSError("cut")
+            setattr(self, way, getattr(self, way) + len(data))
+            await self._pass_on(writer, data)
+        raise OSError("closed")
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int | None) -> None:
-    while data := await reader.read(65536):
-        if limit is not None:
-            limit -= len(data)
-            if limit <= 0:
-                raise OSError("cut")
+    async def _pass_on(self, writer: asyncio.StreamWriter, data: bytes) -> None:
         writer.write(data)
         await writer.drain()
-    raise OSError("closed")
+
+
+class DelayingProxy(CuttingProxy):
+    """A long way: every byte arrives `delay` seconds later, in both directions, however many there are."""
+
+    delay = 0.025
+
+    async def _pass_on(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        # all delays are the same, and the clock moves on between two of them: the order stays
+        loop = asyncio.get_running_loop()
+        due = self._due = max(loop.time() + self.delay, self._due + 1e-6)
+        loop.call_at(due, self._write, writer, data)
+
+    _due = 0.0
+
+    @staticmethod
+    def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
+        if not writer.is_closing():
+            writer.write(data)

@@ -192,3 +192,14 @@ def test_result_larger_than_the_client_takes_fails_alone(
         with pytest.raises(socaity.JobFailed, match="100000"):
             service.blob(1, size=200_000).result(DEADLINE)
         assert len(service.blob(1, size=50_000).result(DEADLINE)) == 50_000
+
+
+def test_cancel_just_before_closing_arrives(server: ServerProcess) -> None:
+    with socaity.connect(server.url, progress=False) as service:
+        job = service.wait_at("closing")
+        wait_for_progress(job)
+        job.cancel()
+    with socaity.connect(server.url, progress=False) as service:
+        with pytest.raises(socaity.JobCancelled):
+            service.job(job.id).result(DEADLINE)
+        service.open_gate("closing").result(DEADLINE)

@@ -1,5 +1,6 @@
 """What is shown while jobs are waited for: when, how much, and where."""
 
+import asyncio
 import io
 import os
 import re
@@ -14,12 +15,16 @@ from typing import Any, Self
 import pytest
 
 import socaity
-from socaity import _display, _lines
+from socaity import _display, _lines, _live_view
 from socaity._display import Display
+from socaity._live_view import LiveView
 from socaity._portal import portal
 from socaity.protocol.description import EndpointDescription, ParameterDescription, ServiceDescription
 from socaity.protocol.events import JobEvent, JobStatus
 from socaity.transport import Target, Transport
+
+from .doubles import endpoint, held, on_loop
+from .pipelines import Pipeline
 
 DEADLINE = 20.0
 CANCELLED = {"code": "cancelled", "title": "cancelled", "status": 409}
@@ -74,7 +79,9 @@ class ManualDisplay(Display):
         self._turn()
 
     def wait(self, waited: Any) -> None:
-        """Somebody waits."""
+        """Somebody waits for the value."""
+        if isinstance(waited, socaity.JobGroup):
+            waited._look()
         waited._waiters = [*(waited._waiters or ()), _somebody()]
         self.begin(waited)
 
@@ -243,6 +250,30 @@ def test_a_line_that_nobody_waits_for_is_taken_away_and_the_next_wait_begins_aga
 
 
 # -- what ---------------------------------------------------------------------------------------------------------------
+
+
+def test_waiting_for_the_error_alone_keeps_its_line(
+    service: socaity.Service, display: ManualDisplay, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = start(service, display)
+    begun = threading.Event()
+
+    def begin(waited: Any) -> None:
+        display.begin(waited)
+        begun.set()
+
+    monkeypatch.setattr(_display, "begin", begin)
+    thread = threading.Thread(target=lambda: job.exception(DEADLINE))
+    thread.start()
+    assert begun.wait(DEADLINE)
+    next(_until(lambda: job._waiters))
+    display.turn()
+    for _ in range(5):
+        display.turn(1.0)
+    assert len(display._open_lines()) == 1
+    say(job, "result", 1)
+    thread.join(DEADLINE)
+    assert log.lines()[-1] == "draw: succeeded after 00:05"
 
 
 def test_a_known_fraction_is_a_bar_with_message_and_eta(
@@ -441,6 +472,269 @@ def test_the_map_of_a_silent_service_is_silent(display: ManualDisplay, terminal:
     assert terminal.take() == ""
 
 
+# -- pipelines ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pipeline(display: ManualDisplay) -> Iterator[Pipeline]:
+    pipeline = Pipeline()
+    for job in pipeline.jobs:
+        job._created = display.clock.now
+    yield pipeline
+    pipeline.close()
+
+
+def test_a_pipeline_has_a_line_and_one_for_each_step_that_runs(
+    pipeline: Pipeline, display: ManualDisplay, terminal: Terminal
+) -> None:
+    other = pipeline.service["save"](pipeline.load, other=pipeline.save)
+    other._created = display.clock.now
+    display.wait(other)
+    pipeline.succeed(pipeline.load)
+    pipeline.run(pipeline.detect, 0.5, "tile 1")
+    pipeline.detect._started = display.clock.now
+    display.turn()
+    display.turn(1.0)
+    shown = terminal.take()
+    assert "save:  25%|" in shown
+    assert "| 1/6, 00:01" in shown
+    assert "  detect:  50%|" in shown
+    assert "tile 1" in shown
+    assert len(display._open_lines()) == 2
+    pipeline.succeed(pipeline.detect)
+    pipeline.queue(pipeline.read, 2)
+    display.turn(1.0)
+    assert "  read: 00:02, queued, place 2" in terminal.take()
+    assert len(display._open_lines()) == 2
+    pipeline.succeed(pipeline.read, pipeline.draw, pipeline.save, other)
+    assert terminal.take().endswith("\rsave: succeeded after 00:02, 6 steps\n")
+    assert not display._open_lines()
+
+
+def test_a_log_names_the_steps_that_run_in_the_line_of_the_pipeline(
+    pipeline: Pipeline, display: ManualDisplay, log: Log
+) -> None:
+    display.wait(pipeline.save)
+    pipeline.succeed(pipeline.load)
+    pipeline.run(pipeline.detect, None, "tile 1")
+    display.turn()
+    display.turn(1.0)
+    for _ in range(100):
+        display.turn(0.1)
+    pipeline.fail(pipeline.detect, socaity.JobFailed("out of memory"))
+    pipeline.end()
+    assert log.lines() == [
+        "save: 20%, 1/5, 00:01, detect, tile 1",
+        "save: failed after 00:11 – detect failed (step 2 of 5): out of memory. Not run because of it: read, draw, save.",
+    ]
+
+
+def test_the_lines_of_steps_are_few_and_leave_room(display: ManualDisplay, terminal: Terminal) -> None:
+    service, _ = held(endpoint("page"), endpoint("join"))
+    jobs = [service["join"]([service["page"](number) for number in range(20)]) for _ in range(6)]
+    for job in jobs:
+        job._created = display.clock.now
+        display.wait(job)
+    display.turn()
+    display.turn(1.0)
+    assert len(display._open_lines()) == display.max_lines
+    display.wait(service["page"]())
+    display.wait(service["page"]())
+    display.turn()
+    display.turn(1.0)
+    assert len(display._open_lines()) == display.max_lines
+    service.close()
+    for job in jobs:
+        assert job.exception(DEADLINE) is not None
+    assert not display._open_lines()
+
+
+def test_a_pipeline_that_is_interrupted_leaves_no_line(
+    pipeline: Pipeline, display: ManualDisplay, terminal: Terminal
+) -> None:
+    display.wait(pipeline.save)
+    display.turn()
+    display.turn(1.0)
+    assert len(display._open_lines()) == 2
+    pipeline.save._waiters = None
+    display.tell("stopped")
+    assert not display._open_lines()
+
+
+# -- live views ---------------------------------------------------------------------------------------------------------
+
+
+class Cell:
+    """What a notebook shows, as a list of bundles."""
+
+    def __init__(self) -> None:
+        self.shown: list[dict[str, str]] = []
+        self.is_broken = False
+
+    def publish(self, bundle: dict[str, str], is_update: bool) -> None:
+        if self.is_broken:
+            raise RuntimeError("the notebook is gone")
+        assert is_update is bool(self.shown)
+        self.shown.append(bundle)
+
+
+def view_of(shown: Any, display: ManualDisplay) -> tuple[Cell, LiveView]:
+    cell = Cell()
+    view = LiveView(shown, cell.publish)
+    view.open()
+    display.watch(view)
+    return cell, view
+
+
+def test_a_view_is_drawn_five_times_a_second_at_most_and_ends_with_the_end(
+    service: socaity.Service, display: ManualDisplay
+) -> None:
+    job = service.draw("a cat")
+    cell, _ = view_of(job, display)
+    assert "queued" in cell.shown[0]["text/html"]
+    for step in range(100):
+        say(job, "progress", {"fraction": step / 1000, "message": f"step {step}"})
+        display.turn(0.05)
+    assert 2 < len(cell.shown) <= 26
+    say(job, "result", "a picture")
+    display.turn(1.0)
+    assert ">succeeded<" in cell.shown[-1]["text/html"]
+    assert cell.shown[-1]["text/plain"].endswith("succeeded>")
+    assert not display._views
+    before = len(cell.shown)
+    display.turn(1.0)
+    assert len(cell.shown) == before
+
+
+def test_displaying_a_job_brings_the_result_that_stayed_at_the_service(
+    display: ManualDisplay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Held:
+        def fetch(self, call: Any) -> None:
+            call.succeed("it is here")
+
+    cell = Cell()
+    monkeypatch.setattr(_live_view, "is_notebook", lambda: True)
+    monkeypatch.setattr(_live_view, "_publisher", lambda: cell.publish)
+    monkeypatch.setattr(_display, "watch", display.watch)
+    service, wire = held()
+    job = service["ask"]()
+    (call,) = wire.wait_for(1)
+    _live_view.show(job)
+    on_loop(lambda: call.hold(Held()))
+    display.turn()
+    display.turn(1.0)
+    assert ">succeeded<" in cell.shown[-1]["text/html"]
+    assert job._value == "it is here"
+    assert not display._views
+    with pytest.raises(NotImplementedError):  # IPython takes _repr_html_ then
+        _live_view.show(job)
+    service.close()
+
+
+def test_a_view_that_takes_long_is_drawn_less_often(service: socaity.Service, display: ManualDisplay) -> None:
+    _, view = view_of(service.draw("a cat"), display)
+    drawn: list[float] = []
+
+    def draw_slowly(*args: Any, **kwargs: Any) -> str:
+        drawn.append(display.clock.now)
+        until = time.perf_counter() + 0.02
+        while time.perf_counter() < until:
+            pass
+        return f"{len(drawn)}"
+
+    view._draw_html = draw_slowly
+    for _ in range(20):
+        display.turn(0.1)
+    assert 2 <= len(drawn) <= 5  # each has earned at least 0.4 s of rest
+
+
+def test_results_are_not_drawn_on_the_loop_of_the_wire(
+    service: socaity.Service, display: ManualDisplay
+) -> None:
+    class Picture:
+        def __repr__(self) -> str:
+            threads.append(threading.get_ident())
+            return "a picture"
+
+    async def main() -> str:
+        job = service.draw("a cat")
+        cell, _ = view_of(job, display)
+        job._endpoint.decode = lambda value: Picture()
+        await asyncio.to_thread(say, job, "result", 1)
+        await asyncio.to_thread(display.turn)
+        await asyncio.to_thread(display.turn, 1.0)
+        return cell.shown[-1]["text/html"]
+
+    threads: list[int] = []
+    assert "a picture" in asyncio.run(main())
+    assert set(threads) == {threading.get_ident()}
+
+
+def test_a_view_that_cannot_be_drawn_is_let_go(service: socaity.Service, display: ManualDisplay) -> None:
+    job = service.draw("a cat")
+    cell, _ = view_of(job, display)
+    other, _ = view_of(job, display)
+    cell.is_broken = True
+    run(job)
+    say(job, "progress", {"fraction": 0.5, "message": None})
+    display.turn()
+    display.turn(1.0)
+    assert len(display._views) == 1
+    assert "running, 50%" in other.shown[-1]["text/html"]
+
+
+def test_many_views_take_turns(service: socaity.Service, display: ManualDisplay) -> None:
+    display.max_drawing = 0.0  # one in each turn
+    job = service.draw("a cat")
+    cells = [view_of(job, display)[0] for _ in range(10)]
+    display.turn()
+    for _ in range(10):
+        display.turn()
+    run(job)
+    say(job, "progress", {"fraction": 0.5, "message": None})
+    display.turn(1.0)
+    assert sum(len(cell.shown) > 1 for cell in cells) == 1
+    for _ in range(9):
+        display.turn()
+    assert all("running, 50%" in cell.shown[-1]["text/html"] for cell in cells)
+
+
+def test_the_timer_runs_while_something_is_displayed(service: socaity.Service) -> None:
+    class Quick(Display):
+        tick = 0.0
+
+        def _on_timer(self) -> None:
+            super()._on_timer()
+            if not self._awake:
+                stopped.set()
+
+    stopped = threading.Event()
+    display = Quick()
+    job = service.draw("a cat")
+    seen: list[str] = []
+    view = LiveView(job, lambda bundle, is_update: seen.append(bundle["text/plain"]))
+    view.interval = 0.0
+    view.open()
+    display.watch(view)
+    say(job, "result", 1)
+    assert stopped.wait(DEADLINE)
+    assert seen[-1].endswith("succeeded>")
+    assert not display._views
+
+
+def test_begin_reads_nothing_of_the_job(display: ManualDisplay) -> None:
+    """It is called for every job that is waited for."""
+
+    class Opaque:
+        __slots__ = ("_display",)
+
+    waited = Opaque()
+    display.begin(waited)
+    assert list(display._fresh) == [waited]
+    display._fresh.clear()
+
+
 # -- where --------------------------------------------------------------------------------------------------------------
 
 
@@ -576,6 +870,7 @@ PROGRAM = '''
 import asyncio, os, sys, threading
 import socaity
 from socaity._display import Display
+from socaity._live_view import LiveView
 from socaity.protocol.description import EndpointDescription, ServiceDescription
 from socaity.protocol.events import JobEvent
 from socaity.transport import Transport
@@ -609,7 +904,7 @@ elif mode == "fork":
     sys.stdin.readline()
     child = os.fork()
     if child == 0:
-        from socaity import _display, _lines
+        from socaity import _display, _lines, _live_view
         assert not _display._display._open_lines() and not _display._display._awake
         _display.tell("from the child")
         os._exit(0)

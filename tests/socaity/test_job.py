@@ -232,7 +232,7 @@ def test_events_change_what_the_job_says() -> None:
     assert job.progress == socaity.Progress(0.5, "half")
     assert job.eta is not None
     assert job.logs == ["line"]
-    assert "<progress" in job._repr_html_()
+    assert 'aria-valuenow="50"' in job._repr_html_()
     wire.deliver(call, ("result", 1))
     assert (job.status, job.eta) == ("succeeded", 0.0)
     service.close()

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from socaity.protocol import frames, link
-from socaity.protocol.frames import BUFFER, CANCEL, EVENT, RESULT, SUBMIT
+from socaity.protocol.frames import BUFFER, CALL, CANCEL, EVENT, RESULT, SUBMIT
 from socaity.protocol.link import Link
 from socaity.protocol.messagepack import MalformedError
 
@@ -300,3 +300,22 @@ def test_an_acknowledgement_goes_alone_after_a_while() -> None:
             assert client.link.is_idle
 
     asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_call_does_not_pass_the_large_call_that_it_refers_to() -> None:
+    def body() -> None:
+        pair = Pair()
+        large = [CALL, 1, "make", {"x": np.zeros(4000, np.uint8)}]
+        taking = [CALL, 2, "take", {"value": [{"a": {"$call": 1, "path": ["b"]}}]}]
+        job = [SUBMIT, 3, "make", {"x": np.zeros(4000, np.uint8)}, "id"]
+        of_job = [SUBMIT, 4, "take", {"value": {"$job": "id"}}, "other"]
+        apart = [CALL, 5, "else", {"value": {"$call": 9}}]
+        pair.sides[0].send([large, taking, job, of_job, apart])
+        pair.settle()
+        order = [message[1] for message in pair.sides[1].got]
+        assert sorted(order) == [1, 2, 3, 4, 5]
+        assert order.index(1) < order.index(2)
+        assert order.index(3) < order.index(4)
+        assert order[0] == 5
+
+    run(body)

@@ -1,6 +1,8 @@
 """Jobs in the cells of a real Jupyter kernel, where an event loop runs while the cell does."""
 
 import re
+import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Iterator
@@ -88,6 +90,20 @@ class Notebook:
             yield kind, content
         raise AssertionError("the cell did not end in time")
 
+    def next_update(self, of: str, wanted: str) -> dict[str, str]:
+        """What replaces a display, as soon as `wanted` is in its HTML; no cell has to run for it."""
+        give_up = time.monotonic() + DEADLINE
+        while (left := give_up - time.monotonic()) > 0:
+            message = self.client.get_iopub_msg(timeout=left)
+            if (
+                message["msg_type"] == "update_display_data"
+                and message["content"]["transient"]["display_id"] == of
+            ):
+                bundle: dict[str, str] = message["content"]["data"]
+                if wanted in bundle["text/html"]:
+                    return bundle
+        raise AssertionError(f"{wanted!r} was not shown in time")
+
     def finish(self, cell: str) -> "Output":
         return Output(list(self.messages(cell)))
 
@@ -102,12 +118,17 @@ class Output:
     def __init__(self, messages: list[tuple[str, dict[str, Any]]]) -> None:
         texts: dict[str, str] = {"stdout": "", "stderr": ""}
         self.value: str | None = None
+        self.value_html: str | None = None
+        self.displays: list[tuple[str, str | None, dict[str, str]]] = []
         self.error: str | None = None
         for kind, content in messages:
             if kind == "stream":
                 texts[content["name"]] += content["text"]
             elif kind == "execute_result":
                 self.value = content["data"]["text/plain"]
+                self.value_html = content["data"].get("text/html")
+            elif kind in ("display_data", "update_display_data"):
+                self.displays.append((kind, content["transient"].get("display_id"), content["data"]))
             elif kind == "error":
                 self.error = f"{content['ename']}: {content['evalue']}"
         self.stdout, self.stderr = texts["stdout"], texts["stderr"]
@@ -198,3 +219,87 @@ def test_an_interrupt_stops_the_waiting_and_not_the_job(notebook: Notebook) -> N
     assert notebook.run(f"service.job({job_id}) is job").value == "True"
     again = notebook.run("threading.Timer(0, gate.set).start(); job.result(20)")
     assert again.value == "'later'"
+
+
+def test_a_displayed_job_is_updated_after_its_cell_has_ended(notebook: Notebook) -> None:
+    output = notebook.run("gate.clear(); job = service.later(); job")
+    kind, display_id, bundle = output.displays[0]
+    assert kind == "display_data"
+    assert display_id is not None
+    assert output.value is None, "not a second time as the result of the cell"
+    assert bundle["text/plain"].startswith("<Job later ")
+    assert "socaity-view" in bundle["text/html"]
+    assert "running, 50%" in notebook.next_update(display_id, "halfway")["text/html"]
+    notebook.run("gate.set()")
+    last = notebook.next_update(display_id, ">succeeded<")
+    if ">later</span>" not in last["text/html"]:  # the result follows when the kernel is idle
+        last = notebook.next_update(display_id, ">later</span>")
+    assert "succeeded" in last["text/plain"]
+    notebook.run("from socaity._display import _display\nwhile _display._views: await asyncio.sleep(0)")
+
+
+def test_a_displayed_job_is_updated_while_its_cell_runs(notebook: Notebook) -> None:
+    notebook.run(
+        """
+        from IPython.display import display
+        from socaity import _live_view
+
+        def draw(self, now, draw=_live_view.LiveView.draw):
+            has_ended = draw(self, now)
+            if "halfway" in self._last:
+                gate.set()
+            return has_ended
+
+        before, _live_view.LiveView.draw = _live_view.LiveView.draw, draw
+        """
+    )
+    notebook.run("Display.show_after = Display.tick = 0.0; gate.clear()")
+    output = notebook.run("job = service.later(); display(job); job.result(20)")
+    assert output.value == "'later'"
+    assert output.stderr == "", "the view is in the same cell: no bar beside it"
+    (display_id,) = {display_id for _, display_id, _ in output.displays}
+    pages = [bundle["text/html"] for _, _, bundle in output.displays]
+    assert display_id is not None
+    # messages of two threads of the kernel may overtake each other
+    for wanted in ("halfway", ">succeeded<"):
+        if not any(wanted in page for page in pages):
+            notebook.next_update(display_id, wanted)
+    notebook.run("_live_view.LiveView.draw = before")
+
+
+def test_a_job_that_has_ended_is_an_ordinary_result(notebook: Notebook) -> None:
+    output = notebook.run("job = service.now(); job.result(20); job")
+    assert output.displays == []
+    assert output.value is not None
+    assert output.value.startswith("<Job now ")
+    assert output.value_html is not None
+    assert ">now</span>" in output.value_html
+    assert "Where the time went" in (notebook.run("job.timeline()").value_html or "")
+
+
+def test_groups_and_services_have_views(notebook: Notebook) -> None:
+    output = notebook.run("gate.clear(); group = socaity.gather(service.now(), service.later()); group")
+    _, display_id, bundle = output.displays[0]
+    assert display_id is not None
+    assert "group of 2 jobs" in bundle["text/html"]
+    notebook.run("gate.set()")
+    notebook.next_update(display_id, "2 of 2 ended")
+    assert "3 endpoints" in (notebook.run("service").value_html or "")
+
+
+def test_display_outside_of_a_kernel_prints_one_line() -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"{SERVICE}\nfrom IPython.display import display\njob = service.later()\n"
+            "display(job)\ngate.set()\nprint(job.result(20))\ndisplay(job)",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["<Job", "later", "<Job"]
+    assert done.stderr == ""

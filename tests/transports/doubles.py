@@ -36,6 +36,9 @@ class RecordedCall:
         self.context = None
         self.options = None
         self.time_left = None
+        self.upstream = ()
+        self.held = None
+        self.number = 0
         self.events: list[JobEvent] = []
         self.value: Any = None
         self.error: SocaityError | None = None
@@ -75,6 +78,15 @@ class RecordedCall:
 
     def accept(self) -> None:
         self.is_accepted = True
+
+    def arguments_with(self, refer: Any) -> Mapping[str, Any]:
+        return self.arguments
+
+    def hold(self, held: Any) -> None:
+        held.fetch(self)
+
+    def explain(self, timing: Mapping[str, float]) -> None:
+        self.timing = timing
 
     def succeed(self, value: Any) -> None:
         if not self.is_done:

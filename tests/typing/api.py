@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Self, assert_type
 
 import socaity
 from socaity import (
     APIError,
+    Audio,
     AuthenticationError,
     ConfigurationError,
     ConnectError,
@@ -21,7 +23,9 @@ from socaity import (
     JobLost,
     JobReference,
     JobStatus,
+    Media,
     NotFoundError,
+    PipelineFunction,
     Progress,
     ProtocolError,
     RateLimitError,
@@ -30,12 +34,14 @@ from socaity import (
     ServerError,
     Service,
     SocaityError,
+    Timeline,
     Transport,
     TransportError,
     TransportTimeout,
     as_completed,
     connect,
     gather,
+    pipeline,
     remote,
 )
 from socaity.protocol.description import EndpointDescription, ServiceDescription
@@ -82,6 +88,7 @@ def connecting(app: object) -> None:
     assert_type(service["predict"], Endpoint)
     assert_type(service.endpoints, Mapping[str, Endpoint])
     assert_type(service.predict.with_options(timeout=1.0, priority=1), Endpoint)
+    assert_type(service.predict.with_options(explain=True, memoize=True), Endpoint)
     assert_type(service.refresh(), Service)
     assert_type(service.job("id"), Job[Any])
     service.close()
@@ -109,6 +116,10 @@ def calling(service: Service) -> None:
     assert_type(job.logs, list[str])
     assert_type(job.done(), bool)
     assert_type(job.cancel(), bool)
+    assert_type(job.cancel(upstream=False), bool)
+    assert_type(job.retry(), Job[Any])
+    assert_type(job.upstream, tuple[Job[Any], ...])
+    assert_type(job.timing, Mapping[str, float] | None)
     assert_type(job.exception(timeout=1), SocaityError | None)
     assert_type(job["images"][0], JobReference)
     job.add_done_callback(lambda done: done.result())
@@ -125,6 +136,11 @@ def groups(service: Service, typed: list[Job[str]]) -> None:
     for value in gather(*typed):
         assert_type(value, str)
     for job in as_completed(typed):
+        assert_type(job, Job[str])
+    assert_type(gather(*typed).retry(), JobGroup[str])
+    assert_type(gather(*typed).members(), Iterator[Job[str]])
+    assert_type(gather(gather(*typed), typed[0]), JobGroup[str])
+    for job in as_completed(gather(*typed)):
         assert_type(job, Job[str])
 
 
@@ -159,6 +175,40 @@ def typed_functions(texts: Iterable[str]) -> None:
     predict("a", step=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
+@pipeline
+def caption(prompt: str, steps: int = 4) -> Job[str]:
+    return predict(prompt, steps)
+
+
+@pipeline
+def count(prompt: str) -> int:
+    return len(predict(prompt).result())
+
+
+@pipeline
+def many(prompts: list[str]) -> JobGroup[str]:
+    return predict.map(prompts)
+
+
+@pipeline
+async def later(prompt: str) -> str:
+    return await predict(prompt)
+
+
+def pipelines(texts: Iterable[str]) -> None:
+    assert_type(caption("a cat", steps=3), Job[str])
+    assert_type(caption("a cat").result(timeout=3), str)
+    assert_type(caption.map(texts), JobGroup[str])
+    assert_type(count("a cat"), Job[int])
+    assert_type(many(["a cat"]), Job[list[str]])
+    assert_type(later("a cat"), Job[str])
+    caption(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def a_pipeline(function: PipelineFunction[[str], int]) -> None:
+    assert_type(function("a"), Job[int])
+
+
 def a_remote_function(function: RemoteFunction[[str], int]) -> None:
     assert_type(function("a"), Job[int])
 
@@ -186,6 +236,13 @@ def errors(job: Job[str]) -> None:
         assert_type(str(error), str)
     except (ConfigurationError, SocaityError) as error:
         assert_type(error.args, tuple[Any, ...])
+
+
+def media(job: Job[Any], samples: list[float]) -> None:
+    assert_type(job.timeline(), Timeline)
+    assert_type(job.save("a.png"), Path | list[Path])
+    assert_type(Audio(samples, 16000).sample_rate, int)
+    assert_type(Media("image/png", b"").suffix, str)
 
 
 def testing() -> None:

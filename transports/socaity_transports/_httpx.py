@@ -9,7 +9,7 @@ import ssl
 import time
 import urllib.request
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -44,7 +44,8 @@ _SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HTTPRequest:
-    """One request. `url` is absolute; at most one of `content`, `form` (with `files`) is the body.
+    """One request. `url` is absolute; at most one of `content`, `form` (with `files`) is the body. A function as `content`
+    gives its pieces anew for each try; say the `Content-Length` with it.
 
     `read_timeout` is how many seconds may pass without a byte of the answer.
     """
@@ -53,7 +54,7 @@ class HTTPRequest:
     url: str
     params: Sequence[tuple[str, str]] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
-    content: bytes | None = None
+    content: bytes | Callable[[], AsyncIterator[bytes]] | None = None
     form: Mapping[str, str | list[str]] | None = None
     files: Sequence[tuple[str, tuple[str, Any, str]]] = ()
     read_timeout: float = 30.0
@@ -164,13 +165,14 @@ class HTTPClient:
         method, url, with_body = request.method, request.url, True
         params: list[tuple[str, str | int | float | bool | None]] | None = list(request.params) or None
         for _ in range(MAX_REDIRECTS + 1):
+            content = request.content if with_body else None
             try:
                 built = self._client.build_request(
                     method,
                     url,
                     params=params,
                     headers=dict(request.headers),
-                    content=request.content if with_body else None,
+                    content=content() if callable(content) else content,
                     data=request.form if with_body else None,
                     files=list(request.files) or None if with_body else None,
                     timeout=httpx.Timeout(request.read_timeout, connect=self._connect_timeout, pool=None),

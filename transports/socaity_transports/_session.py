@@ -6,7 +6,9 @@ One session lives over many connections. What happens to a call when a connectio
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, get_args
 
 from socaity.exceptions import (
@@ -28,8 +30,11 @@ from socaity.protocol.frames import (
     DESCRIBE,
     ERROR,
     EVENT,
+    FETCH,
     GOODBYE,
+    HELD,
     HELLO,
+    RELEASE,
     RESULT,
     SUBMIT,
     WATCH,
@@ -56,6 +61,11 @@ class ClientSession:
         self._numbers: dict[str, int] | None = None
         self._requests: dict[int, asyncio.Future[Any]] = {}
         self._waiting: list[tuple[Call, bool]] = []
+        self.takes_references = False
+        """The server knows what `$call` and `$job` mean."""
+        self._kept: set[int] = set()
+        """The calls whose results are held by the server and were not asked for yet."""
+        self._released: list[int] = []
         self._is_open = False
         self._link = self._new_link()
         self._opened: asyncio.Event = asyncio.Event()
@@ -71,7 +81,7 @@ class ClientSession:
     @property
     def has_work(self) -> bool:
         """Whether somebody waits for something, so that a lost connection is worth another."""
-        return bool(self._calls or self._waiting or self._requests)
+        return bool(self._calls or self._waiting or self._requests or self._kept)
 
     # -- calls -------------------------------------------------------------------------------------------------------
 
@@ -83,18 +93,47 @@ class ClientSession:
         n, mine = self._n, self._calls
         messages: list[list[Any]] = []
         for call in calls:
+            arguments = call.arguments
+            if call.upstream:
+                given = call.arguments_with(self._refer if self.takes_references else None)
+                if given is None:
+                    continue
+                arguments = given
             n += 1
             mine[n] = call
+            call.number = n
             endpoint = call.endpoint
             if endpoint.direct:
-                message = [CALL, n, endpoint.name, call.arguments]
+                message = [CALL, n, endpoint.name, arguments]
                 if call.options is not None:
                     message.append(_options(call))
                 messages.append(message)
             else:
-                messages.append([SUBMIT, n, endpoint.name, call.arguments, call.id])
+                message = [SUBMIT, n, endpoint.name, arguments, call.id]
+                if call.options is not None and call.options.explain and self.takes_references:
+                    message.append({"explain": True})
+                messages.append(message)
         self._n = n
         self._link.send(messages)
+
+    def _refer(self, upstream: Call, path: Sequence[str | int]) -> dict[str, Any] | None:
+        """What stands for a part of the result of a call that this session has on the wire, or whose result is held."""
+        held = upstream.held
+        is_here = self._calls.get(upstream.number) is upstream
+        if upstream.endpoint.direct:
+            if held is None and is_here:
+                reference: dict[str, Any] = {"$call": upstream.number}
+            elif isinstance(held, _HeldResult) and held.link is self._link:
+                reference = {"$call": held.number}
+            else:
+                return None
+        elif is_here or upstream.is_done or held is not None:
+            reference = {"$job": upstream.id}
+        else:
+            return None
+        if path:
+            reference["path"] = list(path)
+        return reference
 
     def attach(self, call: Call) -> None:
         if not self._is_open:
@@ -103,7 +142,44 @@ class ClientSession:
             return
         self._n += 1
         self._calls[self._n] = call
+        call.number = self._n
         self._link.send([[WATCH, self._n, call.id, call.seq]])
+
+    def fetch(self, held: _HeldResult, call: Call) -> None:
+        """Have a result brought that the server holds."""
+        if held.is_of_job:
+            self.attach(call)
+        elif not self._is_open and held.link is self._link:
+            self._waiting.append((call, True))
+            self._wanted()
+        elif held.link is self._link:
+            self._n += 1
+            self._calls[self._n] = call
+            self._kept.discard(held.number)
+            self._link.send([[FETCH, self._n, held.number]])
+        elif call.endpoint.idempotent:
+            self.start([call])
+        else:
+            call.fail(
+                JobLost(
+                    "the server held the result and does not know our session any more; call again, or job.retry()",
+                    job_id=call.id,
+                )
+            )
+
+    def release(self, number: int, link: Link) -> None:
+        """Nobody will look at a result that the server holds."""
+        if link is not self._link:
+            return
+        self._kept.discard(number)
+        if not self._released:
+            asyncio.get_running_loop().call_soon(self._send_releases, link)
+        self._released.append(number)
+
+    def _send_releases(self, link: Link) -> None:
+        released, self._released = self._released, []
+        if link is self._link:
+            link.send([[RELEASE, number] for number in released])
 
     async def cancel(self, job_id: str) -> None:
         for index, (call, _) in enumerate(self._waiting):
@@ -138,6 +214,7 @@ class ClientSession:
 
     async def request(self, message: list[Any]) -> Any:
         """Send a message whose second item is its number and wait for its answer."""
+        answer: asyncio.Future[Any] | None = None
         async with asyncio.timeout(self._timeout) as deadline:
             try:
                 while not self._is_open:
@@ -158,6 +235,7 @@ class ClientSession:
                 raise
             finally:
                 self._requests.pop(message[1], None)
+                answer = None  # its error refers to this frame: a circle
 
     # -- connections -------------------------------------------------------------------------------------------------
 
@@ -169,6 +247,7 @@ class ClientSession:
             "session": self._session,
             "received": self._link.received,
             "max_frame": MAX_FRAME,
+            "holds": True,
         }
         self._link.send_unnumbered([HELLO, hello])
 
@@ -204,6 +283,7 @@ class ClientSession:
         calls, self._calls = self._calls, {}
         requests, self._requests = self._requests, {}
         self._session, self._link = None, self._new_link()
+        self._kept.clear()
         for call, _ in waiting:
             call.fail(error)
         for call in calls.values():
@@ -226,7 +306,9 @@ class ClientSession:
             for message in messages:
                 op = message[0]
                 if op == RESULT:
-                    _, n, value = message
+                    n, value = message[1], message[2]
+                    if len(message) > 3:
+                        self._explain(n, message, 3)
                     call = calls.pop(n, None)
                     if call is not None:
                         call.succeed(value)
@@ -236,6 +318,8 @@ class ClientSession:
                     self._on_event(message)
                 elif op == ERROR:
                     self._on_error(message)
+                elif op == HELD:
+                    self._on_held(message)
                 elif op == WELCOME:
                     self._on_welcome(message[1])
                 elif op == GOODBYE:
@@ -244,10 +328,12 @@ class ClientSession:
             raise ProtocolError(f"the server sent a message that is not in the protocol: {exc}") from exc
 
     def _on_event(self, message: list[Any]) -> None:
-        _, n, seq, kind, data = message
+        n, seq, kind, data = message[1:5]
         call = self._calls.get(n)
         if call is None:
             return
+        if len(message) > 5:
+            self._explain(n, message, 5)
         if type(seq) is not int or kind not in EVENT_KINDS:
             raise ValueError(f"event {seq!r} of kind {kind!r}")
         event = JobEvent(seq, kind, data)
@@ -265,6 +351,27 @@ class ClientSession:
         elif (request := self._requests.get(n)) is not None and not request.done():
             request.set_exception(from_problem(problem))
 
+    def _explain(self, n: int, message: list[Any], place: int) -> None:
+        call = self._calls.get(n)
+        if len(message) > place + 1 or not isinstance(message[place], Mapping):
+            raise ValueError(f"a message of {len(message)} parts")
+        if call is not None:
+            call.explain(message[place])
+
+    def _on_held(self, message: list[Any]) -> None:
+        n, seq = message[1], message[2]
+        is_of_job = seq > 0
+        if len(message) > 4:
+            self._explain(n, message, 4)
+        call = self._calls.pop(n, None)
+        if call is None:
+            if not is_of_job:
+                self.release(n, self._link)
+            return
+        if not is_of_job:
+            self._kept.add(n)
+        call.hold(_HeldResult(self, n, self._link, is_of_job=is_of_job))
+
     def _answer(self, n: int, value: Any) -> None:
         request = self._requests.get(n)
         if request is not None and not request.done():
@@ -274,6 +381,7 @@ class ClientSession:
         session = welcome.get("session")
         resumed = bool(welcome.get("resumed")) and session == self._session
         self._is_open = True
+        self.takes_references = bool(welcome.get("references"))
         if resumed:
             self._link.resume(int(welcome.get("received", 0)))
         else:
@@ -283,11 +391,14 @@ class ClientSession:
                 self._link.connect(write)
             had_session, self._session = self._session is not None, session
             self._link.max_message = welcome.get("max_body")
+            self._kept.clear()
             if had_session:
                 self._restart()
         waiting, self._waiting = self._waiting, []
         for call, is_attach in waiting:
-            if is_attach:
+            if is_attach and isinstance(call.held, _HeldResult):
+                self.fetch(call.held, call)
+            elif is_attach:
                 self.attach(call)
         self.start([call for call, is_attach in waiting if not is_attach and not call.is_done])
         self._opened.set()
@@ -339,9 +450,37 @@ class ClientSession:
             request.set_exception(TransportError(str(error)))
 
 
+class _HeldResult:
+    """A result that the server holds, for as long as somebody has this object. A job's is with its job."""
+
+    __slots__ = ("_is_fetched", "_loop", "_process", "_session", "is_of_job", "link", "number")
+
+    def __init__(self, session: ClientSession, number: int, link: Link, *, is_of_job: bool) -> None:
+        self._session = session
+        self._loop = asyncio.get_running_loop()
+        self._process = os.getpid()
+        self._is_fetched = False
+        self.is_of_job = is_of_job
+        self.number = number
+        self.link = link
+
+    def fetch(self, call: Call) -> None:
+        if not self._is_fetched:
+            self._is_fetched = True
+            self._session.fetch(self, call)
+
+    def __del__(self) -> None:
+        # any thread may drop the last reference; the child of a fork has no part in the parent's session
+        if not self.is_of_job and self._process == os.getpid():
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._session.release, self.number, self.link)
+
+
 def _options(call: Call) -> dict[str, Any]:
     assert call.options is not None
     options: dict[str, Any] = {"priority": call.options.priority} if call.options.priority else {}
+    if call.options.explain:
+        options["explain"] = True
     if call.time_left is not None:
         options["timeout"] = call.time_left
     return options

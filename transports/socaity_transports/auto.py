@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Protocol, Self, runtime_checkable
 
@@ -18,7 +18,7 @@ from socaity.exceptions import (
 )
 from socaity.protocol.description import ServiceDescription
 from socaity.protocol.events import JobEvent
-from socaity.transport import Call, Target, Transport, open_transport
+from socaity.transport import Blob, Call, Target, Transport, open_transport
 
 from ._discovery import OpenAPIDocument, fetch_openapi
 from ._httpx import HTTPClient
@@ -51,6 +51,10 @@ class DetectingTransport(Transport):
     @classmethod
     def open(cls, target: Target) -> Self:
         return cls(target)
+
+    @property
+    def takes_references(self) -> bool:
+        return self._inner is not None and self._inner.takes_references
 
     async def describe(self) -> ServiceDescription:
         inner = self._inner or await self._detected()
@@ -90,6 +94,10 @@ class DetectingTransport(Transport):
             return
         inner = self._inner or await self._detected()
         await inner.cancel(job_id)
+
+    async def upload(self, blob: Blob, *, progress: Callable[[int], None]) -> None:
+        inner = self._inner or await self._detected()
+        await inner.upload(blob, progress=progress)
 
     async def aclose(self) -> None:
         if self._detection is not None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, aclosing
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from socaity.exceptions import (
     ConnectError,
@@ -22,8 +22,9 @@ from socaity.exceptions import (
 from socaity.protocol.description import ServiceDescription
 from socaity.protocol.events import JobEvent
 from socaity.protocol.messagepack import packb
-from socaity.transport import Call, Target, Transport
+from socaity.transport import Blob, Call, Target, Transport
 
+from ._blobs import upload_blob
 from ._discovery import Discovery, OpenAPIDocument, fetch_openapi, read_discovery
 from ._foreign import CALL_TIMEOUT, build_request, read_answer
 from ._httpx import MESSAGEPACK, HTTPClient, HTTPRequest
@@ -104,6 +105,28 @@ class HTTPTransport(Transport):
     def watch(self, job_id: str, *, after: int = 0) -> AsyncIterator[JobEvent]:
         return self._follow(job_id, after=after)
 
+    async def jobs(
+        self, *, status: str | None = None, endpoint: str | None = None, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        discovery = await self._discover()
+        if not discovery.is_ours:
+            raise NotFoundError(f"{self._client.place} keeps no jobs")
+        asked = {"status": status, "endpoint": endpoint, "limit": limit}
+        query = urlencode({name: value for name, value in asked.items() if value is not None})
+        request = HTTPRequest(
+            url=f"{discovery.base}/jobs?{query}",
+            headers={"Accept": "application/json"},
+            read_timeout=self._timeout,
+        )
+        async with self._client.stream(request) as response:
+            if not response.is_success:
+                raise await response.error()
+            page = await response.document()
+        found = page.get("jobs") if isinstance(page, Mapping) else None
+        if not isinstance(found, list):
+            raise ProtocolError("/jobs answered with something that is not a list of jobs")
+        return [dict(one) for one in found if isinstance(one, Mapping)]
+
     async def cancel(self, job_id: str) -> None:
         local = self._local.get(job_id)
         if local is not None:
@@ -130,6 +153,14 @@ class HTTPTransport(Transport):
             if not response.is_success and response.status != 409:  # 409: it has ended
                 raise await response.error(job_id=job_id)
 
+    async def upload(self, blob: Blob, *, progress: Callable[[int], None]) -> None:
+        discovery = await self._discover()
+        if not discovery.is_ours:
+            raise NotImplementedError(f"{self._client.place} has no uploads")
+        await upload_blob(
+            self._client, discovery.base, blob, progress=progress, timeout=max(self._timeout, 10.0)
+        )
+
     # -- our server -----------------------------------------------------------------------------------------------
 
     async def _run_direct(self, call: Call, base: str) -> AsyncGenerator[JobEvent, None]:
@@ -142,7 +173,7 @@ class HTTPTransport(Transport):
                 "Idempotency-Key": call.id,
                 **_option_headers(call),
             },
-            content=_pack(call.arguments),
+            content=self._pack(call),
             read_timeout=CALL_TIMEOUT,
         )
         with self._cancellable(call.id) as local:
@@ -157,6 +188,18 @@ class HTTPTransport(Transport):
                 call.accept()  # it may have run, so no new try
                 raise JobLost(f"the connection broke while the call ran: {exc}", job_id=call.id) from exc
         yield JobEvent(0, "result", value)
+
+    def _pack(self, call: Call) -> bytes:
+        body = _pack(call.arguments)
+        limit = None if self._discovery is None else self._discovery.description.max_body
+        if limit is not None and len(body) > limit:
+            raise InvalidInputError(
+                f"{call.endpoint.name}: the arguments have {len(body)} bytes; the service takes {limit} in one call. "
+                "Nothing was sent.",
+                status=413,
+                code="too_large",
+            )
+        return body
 
     async def _value(self, request: HTTPRequest, job_id: str) -> Any:
         async with self._client.stream(request) as response:
@@ -196,7 +239,7 @@ class HTTPTransport(Transport):
                 "Prefer": prefer,
                 "Idempotency-Key": call.id,
             },
-            content=_pack(call.arguments),
+            content=self._pack(call),
             read_timeout=SUBMIT_WAIT + max(self._timeout, 30.0),
         )
         submitted = self._submitting[call.id] = asyncio.Event()

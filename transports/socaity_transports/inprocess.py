@@ -14,7 +14,7 @@ from typing import Any, Self
 from socaity.exceptions import ConfigurationError, ConnectError, NotFoundError, ProtocolError, SocaityError
 from socaity.protocol.description import PROTOCOL, ServiceDescription
 from socaity.protocol.events import JobEvent
-from socaity.transport import Call, Target, Transport, open_transport
+from socaity.transport import Blob, Call, Target, Transport, open_transport
 
 from ._session import ClientSession
 
@@ -50,6 +50,10 @@ class InProcessTransport(Transport):
     def open(cls, target: Target) -> Self:
         return cls(target)
 
+    @property
+    def takes_references(self) -> bool:
+        return self._http is None and self._session.takes_references
+
     async def describe(self) -> ServiceDescription:
         await self._open()
         return await (self._session.describe() if self._http is None else self._http.describe())
@@ -83,6 +87,13 @@ class InProcessTransport(Transport):
             await (self._session.cancel(job_id) if self._http is None else self._http.cancel(job_id))
         except NotFoundError:
             logger.debug("job %s had ended before it could be cancelled", job_id)
+
+    async def upload(self, blob: Blob, *, progress: Callable[[int], None]) -> None:
+        await self._open()
+        if self._http is not None:
+            await self._http.upload(blob, progress=progress)
+            return
+        raise NotImplementedError("the bytes are in this process already")
 
     async def aclose(self) -> None:
         if self._opening is not None:

@@ -12,7 +12,7 @@ import random
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Self, cast
 
 from websockets.client import ClientProtocol
@@ -34,8 +34,9 @@ from socaity.exceptions import (
 )
 from socaity.protocol.description import PROTOCOL, ServiceDescription
 from socaity.protocol.events import JobEvent
-from socaity.transport import Call, Target, Transport
+from socaity.transport import Blob, Call, Target, Transport
 
+from ._blobs import BlobUploads
 from ._session import ClientSession
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class WebSocketTransport(Transport):
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._closed = False
+        self._uploads: BlobUploads | None = None
         self._short_lives = 0
         self._trouble_since = 0.0
 
@@ -82,6 +84,10 @@ class WebSocketTransport(Transport):
         if self._session is None:
             self._session = ClientSession(wanted=self._ensure_connection, timeout=self._target.timeout)
         return self._session
+
+    @property
+    def takes_references(self) -> bool:
+        return self._session is not None and self._session.takes_references
 
     async def describe(self) -> ServiceDescription:
         return await self.session.describe()
@@ -104,8 +110,15 @@ class WebSocketTransport(Transport):
         except NotFoundError:
             logger.debug("job %s had ended before it could be cancelled", job_id)
 
+    async def upload(self, blob: Blob, *, progress: Callable[[int], None]) -> None:
+        if self._uploads is None:
+            self._uploads = BlobUploads(self._target)
+        await self._uploads.upload(blob, progress=progress)
+
     async def aclose(self) -> None:
         self._closed = True
+        if self._uploads is not None:
+            await self._uploads.aclose()
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)

@@ -13,8 +13,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
 from socaity.exceptions import InvalidInputError
+from socaity.protocol.media import OCTETS, Media, guess_type, safe_name
 from socaity.protocol.messagepack import MalformedError, unpackb
 
+from ..parameters import Parameter
 from ..route import Route
 from .responses import MSGPACK
 
@@ -144,11 +146,25 @@ async def _form_values(form: FormData, route: Route) -> dict[str, Any]:
         values: list[Any] = []
         for item in form.getlist(name):
             if isinstance(item, UploadFile):
-                values.append(await item.read())
+                values.append(_uploaded(item, await item.read(), parameter))
             else:
                 values.append(item if parameter is None else parameter.parse_text(item))
         arguments[name] = values[0] if len(values) == 1 else values
     return arguments
+
+
+def _uploaded(item: UploadFile, data: bytes, parameter: Parameter | None) -> Any:
+    """A file of a form: media where the parameter wants to know the type and the name, else its bytes."""
+    if parameter is None or not parameter.has_media or parameter.is_tensor:
+        return data
+    declared = (item.content_type or "").partition(";")[0].strip().lower()
+    found = guess_type(item.filename or "", data[:16])
+    try:
+        return Media(
+            found if found != OCTETS else declared or OCTETS, data, safe_name(item.filename)
+        ).to_wire()
+    except ValueError as exc:
+        raise InvalidInputError(f"The form is malformed: {exc}.", status=400, code="malformed_body") from exc
 
 
 def _limit(receive: Receive, max_body: int) -> Receive:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from socaity.protocol.description import ParameterDescription
+from socaity.protocol.media import MARK, OCTETS
 
 from ..route import Route
 from .responses import MSGPACK, PROBLEM
@@ -47,12 +48,59 @@ def operation(route: Route, method: str) -> dict[str, Any]:
     elif parameters or description.parameters:
         content: dict[str, Any] = {"application/json": {"schema": schema}, MSGPACK: {"schema": schema}}
         if not any(parameter.tensor for parameter in parameters):
-            content["multipart/form-data"] = {"schema": schema}
+            content["multipart/form-data"] = {"schema": _as_form(schema)}
         operation["requestBody"] = {"required": bool(required), "content": content}
     operation["x-socaity"] = description.model_dump(
         mode="json", include={"name", "streaming", "batched", "direct", "idempotent", "queue_size"}
     )
     return operation
+
+
+def _as_form(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same in a form, where bytes are files: not base64 text."""
+    properties = {name: _file_schema(one) for name, one in schema["properties"].items()}
+    return {**schema, "properties": properties}
+
+
+def _file_schema(schema: Any) -> Any:
+    if not isinstance(schema, dict) or not _holds_media(schema):
+        return schema
+    if "x-media" not in schema:
+        return {
+            key: [_file_schema(one) for one in part] if isinstance(part, list) else _file_schema(part)
+            for key, part in schema.items()
+        }
+    form = {key: part for key, part in schema.items() if key not in ("contentEncoding", "x-media")}
+    return {"contentMediaType": OCTETS, **form, "type": "string", "format": "binary"}
+
+
+def _as_result(schema: Any) -> Any:
+    """The schema of a result as it is in JSON: media are maps."""
+    if not isinstance(schema, dict) or not _holds_media(schema):
+        return schema
+    if schema.get("x-media") == "bytes":
+        return schema
+    if "x-media" in schema:
+        data = (
+            {"type": "object"}
+            if schema["x-media"] == "table"
+            else {"type": "string", "contentEncoding": "base64"}
+        )
+        return {
+            "type": "object",
+            "properties": {MARK: {"type": "string"}, "data": data, "name": {"type": "string"}},
+            "required": [MARK, "data"],
+        }
+    return {
+        key: [_as_result(one) for one in part] if isinstance(part, list) else _as_result(part)
+        for key, part in schema.items()
+    }
+
+
+def _holds_media(schema: Any) -> bool:
+    if isinstance(schema, dict):
+        return "x-media" in schema or any(map(_holds_media, schema.values()))
+    return isinstance(schema, list) and any(map(_holds_media, schema))
 
 
 def _schema(parameter: ParameterDescription) -> dict[str, Any]:
@@ -65,7 +113,15 @@ def _schema(parameter: ParameterDescription) -> dict[str, Any]:
 
 
 def _responses(route: Route, returns: dict[str, Any]) -> dict[str, Any]:
-    result = {"description": "The result", "content": {"application/json": {"schema": returns}}}
+    content: dict[str, Any] = {"application/json": {"schema": _as_result(returns)}}
+    if returns.get("x-media") is not None and returns["x-media"] != "table":
+        file = {
+            "type": "string",
+            "format": "binary",
+            "contentMediaType": returns.get("contentMediaType", OCTETS),
+        }
+        content[returns.get("contentMediaType", OCTETS)] = {"schema": file}
+    result: dict[str, Any] = {"description": "The result", "content": content}
     if route.streaming and route.queue_size is None:
         result = {
             "description": "The events of the job",

@@ -10,12 +10,14 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from socaity.exceptions import JobCancelled, SocaityError, from_problem, to_problem
-from socaity.protocol.events import JobEvent
+from socaity.protocol.events import JobEvent, JobStatus
+from socaity.protocol.media import OCTETS, Media, read_media
 from socaity.protocol.messagepack import packb
 
 from ..dataplane import DataPlane
@@ -36,10 +38,65 @@ def wants_msgpack(accept: str) -> bool:
 def value_response(
     value: Any, accept: str, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A value in the encoding that the caller asked for."""
+    """A value in the encoding that the caller asked for; media and bytes as they are where that was asked for."""
     if wants_msgpack(accept):
         return Response(packb(value), status, headers, MSGPACK)
+    file = _wanted_file(value, accept)
+    if file is not None:
+        return _file_response(file, status, headers)
     return Response(to_json(value), status, headers, "application/json")
+
+
+def _wanted_file(value: Any, accept: str) -> Media | None:
+    """The file behind a value, if the caller would rather have it than JSON."""
+    if not accept or accept == "*/*":
+        return None
+    if type(value) is bytes:
+        media = Media(OCTETS, value)
+    elif type(value) is dict and type(value.get("data")) is bytes:
+        found = read_media(value)
+        if found is None:
+            return None
+        media = found
+    else:
+        return None
+    wanted = _quality(media.media_type, accept)
+    return media if wanted > _quality("application/json", accept) else None
+
+
+def _quality(media_type: str, accept: str) -> float:
+    """How much a caller wants a type, from 0 to 1: the most specific range counts (RFC 9110, 12.5.1)."""
+    best = (-1, 0.0)
+    for part in accept.lower().split(",")[:50]:
+        pattern, *settings = (piece.strip() for piece in part.split(";"))
+        if pattern == media_type:
+            rank = 2
+        elif pattern == media_type.partition("/")[0] + "/*":
+            rank = 1
+        elif pattern == "*/*":
+            rank = 0
+        else:
+            continue
+        weight = 1.0
+        for setting in settings:
+            if setting.startswith("q="):
+                with contextlib.suppress(ValueError):
+                    weight = float(setting[2:])
+        best = max(best, (rank, weight))
+    return best[1]
+
+
+def _file_response(file: Media, status: int, headers: Mapping[str, str] | None) -> Response:
+    safe = {
+        # what somebody uploaded must not become a page of this origin
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "sandbox; default-src 'none'",
+    }
+    if file.name is not None:
+        safe["Content-Disposition"] = f"inline; filename*=UTF-8''{quote(file.name, safe='')}"
+    response = Response(file.data, status, {**safe, **(headers or {})})
+    response.headers["Content-Type"] = file.media_type  # without the charset that is added to texts
+    return response
 
 
 def problem_response(error: BaseException) -> Response:
@@ -90,6 +147,10 @@ def job_response(
         headers["Preference-Applied"] = applied
     if not record.status.is_terminal:
         headers["Cache-Control"] = "no-store"
+    if record.status is JobStatus.SUCCEEDED:
+        file = None if wants_msgpack(accept) else _wanted_file(record.result, accept)
+        if file is not None:
+            return _file_response(file, status, headers)
     return value_response(job_document(record), accept, status=status, headers=headers)
 
 

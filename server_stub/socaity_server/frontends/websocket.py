@@ -33,8 +33,11 @@ from socaity.protocol.frames import (
     DESCRIBE,
     ERROR,
     EVENT,
+    FETCH,
     GOODBYE,
+    HELD,
     HELLO,
+    RELEASE,
     RESULT,
     SUBMIT,
     WATCH,
@@ -44,7 +47,10 @@ from socaity.protocol.frames import (
 from socaity.protocol.link import Link
 from socaity.protocol.messagepack import MalformedError
 
+from ..references import find_references
+from .call_results import CallResults, HeldBytes
 from .origin import is_cross_origin
+from .timing import JobTimes, timing_of_call
 
 if TYPE_CHECKING:
     from ..dataplane import DataPlane
@@ -54,10 +60,12 @@ logger = logging.getLogger(__name__)
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 _SHAPES: dict[int, tuple[str, tuple[Any, ...]]] = {
     CALL: (f"[{CALL}, n, endpoint, {{arguments}}, {{options}}?]", (int, int, str, dict)),
-    SUBMIT: (f"[{SUBMIT}, n, endpoint, {{arguments}}, job id]", (int, int, str, dict, str)),
+    SUBMIT: (f"[{SUBMIT}, n, endpoint, {{arguments}}, job id, {{options}}?]", (int, int, str, dict, str)),
     WATCH: (f"[{WATCH}, n, job id, after]", (int, int, str, int)),
     CANCEL: (f"[{CANCEL}, n, call number or job id]", (int, int, (int, str))),
     DESCRIBE: (f"[{DESCRIBE}, n]", (int, int)),
+    FETCH: (f"[{FETCH}, n, call number]", (int, int, int)),
+    RELEASE: (f"[{RELEASE}, call number]", (int, int)),
 }
 
 Scope = MutableMapping[str, Any]
@@ -66,6 +74,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _NO_OPTIONS: dict[str, Any] = {}
 _MOST_URGENT = 10
+_REACHED = 0
+"""Not a message: marks how far the messages have been worked off."""
 
 SESSION_TTL = 60.0
 """Seconds for which a session waits for its client to come back."""
@@ -81,6 +91,7 @@ class WebSocketFrontend:
         self.max_body = max_body
         self.session_ttl = session_ttl
         self.sessions: dict[str, Session] = {}
+        self.held = HeldBytes()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
@@ -134,6 +145,7 @@ class WebSocketFrontend:
             session = Session(self, secrets.token_urlsafe(18))
             self.sessions[session.id] = session
         max_frame = wanted.get("max_frame")
+        session.results.holds = wanted.get("holds") is True
         session.connect(connection, resumed, received if resumed else 0)
         session.limit_frames(max_frame if type(max_frame) is int and max_frame > 0 else None)
         return session
@@ -166,7 +178,11 @@ class Session:
         self._running: dict[int, Any] = {}
         self._watches: dict[int, Callable[[], None]] = {}
         self._outbox: list[list[Any]] = []
-        self._control: deque[list[Any]] = deque()
+        self.results = CallResults(frontend.held)
+        self._awaited = self.results.awaited
+        self._explained: dict[int, float] = {}
+        """The calls and jobs of which the client wants to know where the time goes, and when they came."""
+        self._control: deque[tuple[list[Any], Any]] = deque()
         self._control_task: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._is_expired = False
@@ -187,6 +203,7 @@ class Session:
             "received": self._link.received,
             "instance": self._dataplane.describe().instance,
             "max_body": self._frontend.max_body,
+            "references": True,
         }
         self._link.send_unnumbered([WELCOME, welcome])
         if resumed:
@@ -230,6 +247,7 @@ class Session:
             running.cancel()
         self._watches.clear()
         self._running.clear()
+        self.results.close()
         self._link.disconnect()
         if self._connection is not None:
             self._connection.close()
@@ -240,12 +258,13 @@ class Session:
         """Act on a frame. Raises MalformedError, ValueError or TypeError for what is not in the protocol."""
         messages = self._link.receive(data)
         too_large = self._link.take_too_large() or len(data) > self._frontend.max_body
-        dataplane, running = self._dataplane, self._running
+        dataplane, running, capture = self._dataplane, self._running, self._capture
         for message in messages:
             op = message[0]
-            options = _NO_OPTIONS
-            if op == CALL and len(message) == 5:
+            options, explains = _NO_OPTIONS, False
+            if (op == CALL and len(message) == 5) or (op == SUBMIT and len(message) == 6):
                 options = _read_options(message)
+                explains = options.pop("explain")
             if (
                 too_large
                 and op in (CALL, SUBMIT)
@@ -259,7 +278,11 @@ class Session:
                 _, n, name, arguments = message
                 try:
                     call = dataplane.call(
-                        dataplane.route(str(name)), arguments, partial(self._finish, n), **options
+                        dataplane.route(str(name)),
+                        arguments,
+                        partial(self._finish, n),
+                        capture=capture,
+                        **options,
                     )
                 except ConfigurationError as exc:
                     error = InvalidInputError(f"{exc} (SUBMIT, not CALL)", status=400, code="not_direct")
@@ -271,23 +294,46 @@ class Session:
                     self._post([ERROR, n, to_problem(exc)])
                 else:
                     running[n] = call
+                    if explains:
+                        self._explained[n] = self._loop.time()
             elif op in _SHAPES:
+                calls = None
                 _check(message)
                 if op == CANCEL and type(message[2]) is int:
                     self._cancel_call(message[1], message[2])
                     continue
-                self._control.append(message)
-                if self._control_task is None:
-                    self._control_task = self._loop.create_task(self._work_off_control())
+                if op == RELEASE:
+                    self.results.release(message[1])
+                    continue
+                if op == FETCH:
+                    self._fetch(message[1], message[2])
+                    continue
+                if op == SUBMIT:
+                    try:
+                        references = find_references(message[3])
+                        calls = (
+                            self.results.capture(references, running, self._outbox) if references else None
+                        )
+                    except SocaityError as exc:
+                        self._post([ERROR, message[1], to_problem(exc)])
+                        continue
+                    if explains:
+                        self._explained[message[1]] = self._loop.time()
+                self._do_later(message, calls)
             elif op != BUFFER:
                 raise MalformedError(f"unknown message {op}")
 
     def _finish(self, n: int, result: Any, error: BaseException | None) -> None:
-        self._running.pop(n, None)
+        call = self._running.pop(n, None)
         if error is None:
             message = [RESULT, n, result]
         else:
-            message = [ERROR, n, to_problem(error if isinstance(error, SocaityError) else _as_failed(error))]
+            error = error if isinstance(error, SocaityError) else _as_failed(error)
+            message = [ERROR, n, to_problem(error)]
+        if self._awaited and n in self._awaited:
+            message = self.results.settle(n, result, error) or message
+        if self._explained and self._explained.pop(n, None) is not None and error is None:
+            message.append(timing_of_call(call, result))
         outbox = self._outbox
         if not outbox:
             self._loop.call_soon(self._flush)
@@ -302,8 +348,10 @@ class Session:
         messages, self._outbox = self._outbox, []
         if self._is_expired:
             return
-        self._link.send(messages)
-        if self._link.is_overdue:
+        link = self._link
+        link.send(messages)
+        self.results.sent(link.position, link.acknowledged, messages)
+        if link.is_overdue:
             logger.warning("a client did not acknowledge what it was sent; its session is closed")
             self.expire()
 
@@ -311,32 +359,60 @@ class Session:
         call = self._running.pop(n, None)
         if call is not None:
             call.cancel()
-            self._post([ERROR, n, to_problem(JobCancelled("cancelled"))])
+            self._explained.pop(n, None)
+            error = JobCancelled("cancelled")
+            if n in self._awaited:
+                self.results.settle(n, None, error)
+            self._post([ERROR, n, to_problem(error)])
         self._post([RESULT, request, call is not None])
+
+    def _capture(self, references: Any) -> tuple[Any, Any]:
+        """See `DataPlane.call`: what a direct call refers to. Jobs are known when what came before it is worked off."""
+        calls = self.results.capture(references, self._running, self._outbox)
+        if self._control_task is None or not any(one.kind == "job" for _, one in references):
+            return calls, None
+        reached = self._loop.create_future()
+        self._do_later([_REACHED], reached)
+        return calls, reached
+
+    def _do_later(self, message: list[Any], more: Any) -> None:
+        self._control.append((message, more))
+        if self._control_task is None:
+            self._control_task = self._loop.create_task(self._work_off_control())
+
+    def _fetch(self, request: int, n: int) -> None:
+        try:
+            self._post([RESULT, request, self.results.fetch(n)])
+        except SocaityError as exc:
+            self._post([ERROR, request, to_problem(exc)])
 
     async def _work_off_control(self) -> None:
         """What may have to wait for the back-end, in the order in which it came; one task for a burst."""
         try:
             while self._control:
-                message = self._control.popleft()
+                message, more = self._control.popleft()
+                if message[0] == _REACHED:
+                    if not more.done():
+                        more.set_result(None)
+                    continue
                 try:
-                    await self._do(message)
-                except SocaityError as exc:
-                    self._post([ERROR, message[1], to_problem(exc)])
+                    await self._do(message, more)
                 except Exception as exc:  # the edge of the task: one message must not stop the others
-                    logger.exception("a message of a client failed")
+                    if not isinstance(exc, SocaityError):
+                        logger.exception("a message of a client failed")
+                    self._explained.pop(message[1], None)
                     self._post([ERROR, message[1], to_problem(exc)])
         finally:
             self._control_task = None
 
-    async def _do(self, message: list[Any]) -> None:
+    async def _do(self, message: list[Any], calls: Any) -> None:
         op, n = message[0], message[1]
         dataplane = self._dataplane
         if op == SUBMIT:
             _, _, name, arguments, job_id = message
             if not _JOB_ID.fullmatch(job_id):
                 raise InvalidInputError("a job id has 32 hexadecimal digits", status=400, code="malformed")
-            record = await dataplane.submit(dataplane.route(name), arguments, key=job_id)
+            record = await dataplane.submit(dataplane.route(name), arguments, key=job_id, calls=calls)
             self._watch(n, record.id, 0)
         elif op == WATCH:
             _, _, job_id, after = message
@@ -351,11 +427,18 @@ class Session:
 
     def _watch(self, n: int, job_id: str, after: int, *, has_ended: bool = False) -> None:
         ended = False
+        came = self._explained.pop(n, None) if self._explained else None
+        times = None if came is None else JobTimes(came)
 
         def sink(event: JobEvent) -> None:
             nonlocal ended
+            timing = [] if times is None else times.note(event, self._loop.time())
+            if event.is_terminal and not has_ended and self._keep_result(n, job_id, event, timing):
+                ended = True
+                self._watches.pop(n, None)
+                return
             if event.seq > after or event.is_terminal:  # who has seen the end and asks again gets it again
-                self._post([EVENT, n, *event])
+                self._post([EVENT, n, *event, *timing])
             if event.is_terminal:
                 ended = True
                 self._watches.pop(n, None)
@@ -363,6 +446,13 @@ class Session:
         unwatch = self._dataplane.watch(job_id, sink, after=0 if has_ended else after)
         if not ended:
             self._watches[n] = unwatch
+
+    def _keep_result(self, n: int, job_id: str, event: JobEvent, timing: list[Any]) -> bool:
+        """Tell the client that the result of a job is there; it stays with the job, because another step takes it."""
+        size = self.results.job_ended(job_id, event.data, event.kind == "result")
+        if size:
+            self._post([HELD, n, event.seq, size, *timing])
+        return size > 0
 
     def _refuse_too_large(self, message: list[Any], size: int) -> bool:
         limit = self._frontend.max_body
@@ -441,7 +531,7 @@ def _read_options(message: list[Any]) -> dict[str, Any]:
         raise MalformedError("a timeout is a number of seconds")
     if type(priority) is not int or abs(priority) > _MOST_URGENT:
         raise MalformedError(f"a priority is a whole number from {-_MOST_URGENT} to {_MOST_URGENT}")
-    return {"timeout": timeout, "priority": priority}
+    return {"timeout": timeout, "priority": priority, "explain": given.get("explain") is True}
 
 
 def _check(message: list[Any]) -> bool:

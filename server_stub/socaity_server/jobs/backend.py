@@ -33,7 +33,9 @@ class QueueFull(ServerError):
 class JobRecord:
     """What is known of a job. `payload` is what the executor gets, `owner` who may read and cancel it.
 
-    `fingerprint` tells a repeated submit from a different one under the same key. Times are seconds since the epoch.
+    `fingerprint` tells a repeated submit from a different one under the same key; empty, it is not compared. `waits`: the
+    arguments are results of other jobs, and the job begins to run with `Lease.begin`, not with the lease. Times are seconds
+    since the epoch.
     """
 
     id: str
@@ -53,6 +55,7 @@ class JobRecord:
     started_at: float | None = None
     finished_at: float | None = None
     logs: list[str] = field(default_factory=list)
+    waits: bool = False
 
 
 class Lease(ABC):
@@ -65,6 +68,10 @@ class Lease(ABC):
     @abstractmethod
     async def heartbeat(self) -> bool:
         """Keep the lease; False: it is lost or the job is cancelled, so stop."""
+
+    async def begin(self) -> bool:
+        """What the job had to wait for is there, and it begins to run; False: the lease is lost."""
+        return True
 
     @abstractmethod
     def on_lost(self, callback: Callable[[], None]) -> None:

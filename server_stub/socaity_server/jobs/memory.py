@@ -224,25 +224,33 @@ class MemoryJobBackend(JobBackend):
         queue.push(job, front=front)
         job.record.status = JobStatus.QUEUED
         job.record.queue_position = position = queue.position(job)
-        job.add("status", {"status": "queued", "queue_position": position})
+        job.add("status", _queued(queue, position))
         queue.wake()
 
     def _lease(self, job: _Job) -> _MemoryLease:
         record = job.record
         record.attempt += 1
-        record.status = JobStatus.RUNNING
         record.queue_position = None
-        record.started_at = time.time()
         now = self._clock()
         lease = job.lease = _MemoryLease(self, job, now)
         self._leases[lease] = deadline = now + self.lease_time
         if deadline < self._timer_at:
             self._arm()
-        job.add("status", {"status": "running", "queue_position": None})
+        if record.waits:
+            job.add("status", _queued(job.queue, None))
+        else:
+            self._begin(job)
         if job.queue.waiting and not job.queue.positions_due:
             job.queue.positions_due = True
             asyncio.get_running_loop().call_later(_POSITION_INTERVAL, self._push_positions, job.queue)
         return lease
+
+    def _begin(self, job: _Job) -> None:
+        record, eta = job.record, job.queue.run_time
+        record.status = JobStatus.RUNNING
+        record.started_at = time.time()
+        status = {"status": "running", "queue_position": None}
+        job.add("status", status if eta is None else {**status, "eta": eta})
 
     def _push_positions(self, queue: WaitingJobs[_Job]) -> None:
         queue.positions_due = False
@@ -250,7 +258,7 @@ class MemoryJobBackend(JobBackend):
             return
         for position, job in enumerate(queue.first(_POSITIONS_PUSHED), 1):
             if job.watchers and job.told_position != position:
-                job.add("status", {"status": "queued", "queue_position": position})
+                job.add("status", _queued(queue, position))
                 job.told_position = position
 
     def _release(self, job: _Job) -> None:
@@ -265,13 +273,14 @@ class MemoryJobBackend(JobBackend):
         if delay > 0:
             job.record.status = JobStatus.QUEUED
             heapq.heappush(self._delayed, (self._clock() + delay, next(self._order), job))
-            job.add("status", {"status": "queued", "queue_position": None})
+            job.add("status", _queued(job.queue, None))
             self._arm()
         else:
             self._enqueue(job, front=front)
 
     def _end(self, job: _Job, status: JobStatus, kind: EventKind, data: Any) -> None:
         record = job.record
+        has_run = record.status is JobStatus.RUNNING
         if record.status is JobStatus.QUEUED:
             job.queue.discard(job)
         record.status = status
@@ -288,7 +297,8 @@ class MemoryJobBackend(JobBackend):
             job.lease = None
             self._leases.pop(lease, None)
             if status is not JobStatus.CANCELLED:
-                job.queue.note_run_time(self._clock() - lease.started)
+                if has_run:
+                    job.queue.note_run_time(self._clock() - lease.started)
                 lease.is_over = True
         finished = self._finished
         finished[record.id] = deadline = self._clock() + self.result_ttl
@@ -382,6 +392,14 @@ class _MemoryLease(Lease):
         leases.move_to_end(self)
         return True
 
+    async def begin(self) -> bool:
+        if self.job.lease is not self:
+            return False
+        if self.job.record.waits:
+            self.started = self.backend._clock()
+            self.backend._begin(self.job)
+        return True
+
     def on_lost(self, callback: Callable[[], None]) -> None:
         if self.job.lease is self:
             self.callbacks.append(callback)
@@ -436,6 +454,13 @@ class _MemoryLease(Lease):
             "detail": f"The logs and chunks of the job exceed {self.backend.max_event_bytes} bytes.",
             "code": "stream_too_large",
         }
+
+
+def _queued(queue: WaitingJobs[_Job], position: int | None) -> dict[str, Any]:
+    """A status event; with the seconds until the end, where the times of other jobs say something about it."""
+    status: dict[str, Any] = {"status": "queued", "queue_position": position}
+    eta = None if position is None else queue.seconds_until_end(position)
+    return status if eta is None else {**status, "eta": eta}
 
 
 def size_of(value: Any) -> int:

@@ -100,6 +100,10 @@ class WaitingJobs(Generic[J]):
     def note_run_time(self, seconds: float) -> None:
         self.run_time = seconds if self.run_time is None else 0.8 * self.run_time + 0.2 * seconds
 
+    def seconds_until_end(self, position: int) -> float | None:
+        """When the job at this place of the queue is expected to end; None while no job has ended."""
+        return None if self.run_time is None else self.run_time * (position / self.concurrency + 1)
+
     def seconds_until_room(self) -> float:
         """When the next of the running jobs is expected to end."""
         return max((1.0 if self.run_time is None else self.run_time) / self.concurrency, 0.05)

@@ -1,0 +1,60 @@
+"""Which pipeline the running code belongs to: it gets to know of every step that is made."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from .exceptions import JobCancelled
+
+if TYPE_CHECKING:
+    from ._job import Job
+    from ._pipeline_function import PipelineJob
+    from ._service import Endpoint
+
+__all__ = ["Scope", "call_step", "current", "running"]
+
+
+class Scope:
+    """The inside of one call of a pipeline. `replay`: steps of an earlier call that need not be made again, by their key."""
+
+    __slots__ = ("is_stopped", "job", "replay")
+
+    def __init__(self, job: PipelineJob[Any], replay: dict[bytes, list[Job[Any]]] | None = None) -> None:
+        self.job: PipelineJob[Any] | None = job
+        self.replay = replay
+        self.is_stopped = False
+
+    def close(self) -> None:
+        """The pipeline has ended. (Contexts keep this object, and must not keep the job.)"""
+        self.job = self.replay = None
+
+
+running: list[Scope] = []
+"""The pipelines that run in this process: a call outside of all of them must not cost more for it."""
+
+current: ContextVar[Scope | None] = ContextVar("socaity_pipeline", default=None)
+
+
+def call_step(endpoint: Endpoint, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job[Any]:
+    """Call an endpoint; if that happens inside of a pipeline it is told, or has the result of this step already."""
+    scope = current.get()
+    token = current.set(None)
+    try:
+        if scope is None:
+            return endpoint(*args, **kwargs)
+        if scope.is_stopped:
+            raise JobCancelled("the pipeline was cancelled, and makes no more steps")
+        job = None
+        if scope.replay:
+            from ._memo import key_of_call
+
+            known = scope.replay.get(key_of_call(endpoint, args, kwargs) or b"")
+            job = known.pop(0) if known else None
+        job = endpoint(*args, **kwargs) if job is None else job
+    finally:
+        current.reset(token)
+    pipeline = scope.job
+    if pipeline is not None:
+        pipeline._add_step(job)
+    return job

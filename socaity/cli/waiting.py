@@ -1,0 +1,96 @@
+"""Waiting for a job in a terminal: its chunks as they come, Ctrl-C that leaves it running, and a reader that goes away."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from .._job import Job
+from ..exceptions import SocaityError
+from .options import UsageError, shown
+from .output import Output
+
+__all__ = ["follow"]
+
+_SUCCEEDED, _FAILED, _USAGE, _INTERRUPTED = 0, 1, 2, 130
+_CANCEL_DEADLINE = 5.0
+
+
+class _Interrupted(BaseException):
+    """Ctrl-C. No KeyboardInterrupt: for that a Job says how to go on in Python."""
+
+
+def follow(job: Job[Any], output: Output, *, name: str, url: str, keeps: bool) -> int:
+    """Wait for the job and write what it gives; returns the exit code. `keeps`: the service keeps it when we go."""
+    try:
+        with _ctrl_c():
+            _write(job, output)
+    except _Interrupted:
+        with contextlib.suppress(BrokenPipeError):
+            output.finish()
+        sys.stderr.write(_how_to_go_on(job.id, url, keeps))
+        return _INTERRUPTED
+    except BrokenPipeError:  # nobody reads the rest
+        if not job.done() and job.cancel():
+            with contextlib.suppress(SocaityError, TimeoutError):
+                job.exception(_CANCEL_DEADLINE)
+        raise
+    except SocaityError as exc:
+        output.finish()
+        sys.stderr.write(f"socaity {name}: {exc}\n")
+        return _FAILED
+    except UsageError as exc:
+        again = f"\nThe result is kept: socaity jobs {job.id} --url {_word(url)} -o FILE" if keeps else ""
+        sys.stderr.write(f"socaity {name}: {exc}{again}\n")
+        return _USAGE
+    return _SUCCEEDED
+
+
+def _write(job: Job[Any], output: Output) -> None:
+    if not job._endpoint.may_stream:
+        output.value(job.result())
+        return
+    count = 0
+    for chunk in job:
+        count += 1
+        output.chunk(chunk)
+    if count or job._endpoint.description.streaming:
+        output.finish()
+    else:  # a job that was attached to: only now it is known that it does not stream
+        output.value(job.result())
+
+
+@contextlib.contextmanager
+def _ctrl_c() -> Iterator[None]:
+    """Ctrl-C raises _Interrupted inside; what a shell ignores for what runs in its background stays ignored."""
+
+    def interrupt(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # once more ends it at once
+        raise _Interrupted
+
+    try:
+        before = signal.getsignal(signal.SIGINT)
+        if before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, interrupt)
+    except ValueError:  # not the main thread
+        before = None
+    try:
+        yield
+    finally:
+        if before is signal.default_int_handler and signal.getsignal(signal.SIGINT) is interrupt:
+            signal.signal(signal.SIGINT, before)
+
+
+def _how_to_go_on(job_id: str, url: str, keeps: bool) -> str:
+    if not keeps:
+        return "\nInterrupted; the call ends with its connection.\n"
+    again = f"socaity jobs {job_id} --url {_word(url)}"
+    return f"\nStopped waiting; the job runs on.\n  to wait again:  {again}\n  to stop it:     {again} --cancel\n"
+
+
+def _word(url: str) -> str:
+    return shlex.quote(shown(url))
