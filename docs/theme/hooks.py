@@ -68,7 +68,10 @@ def _add(root: Path, path: str, *, files: Files, config: Any) -> None:
         content = _listing(root / path)
         files.append(File.generated(config, place, content=content, inclusion=InclusionLevel.NOT_IN_NAV))
     else:
-        files.append(File.generated(config, place, abs_src_path=str(root / path)))
+        abs_src_path = str(root / path)
+        files.append(
+            File.generated(config, place, abs_src_path=abs_src_path, inclusion=InclusionLevel.NOT_IN_NAV)
+        )
 
 
 def _listing(folder: Path) -> str:

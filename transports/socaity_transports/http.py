@@ -194,8 +194,8 @@ class HTTPTransport(Transport):
         limit = None if self._discovery is None else self._discovery.description.max_body
         if limit is not None and len(body) > limit:
             raise InvalidInputError(
-                f"{call.endpoint.name}: the arguments have {len(body)} bytes; the service takes {limit} in one call. "
-                "Nothing was sent.",
+                f"{call.endpoint.name}: the arguments are too large: {len(body)} bytes; the service takes {limit} in one "
+                "call. Nothing was sent.",
                 status=413,
                 code="too_large",
             )
