@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from .exceptions import SocaityError, TransportTimeout
@@ -269,6 +270,11 @@ class Portal:
     @staticmethod
     def _serve(loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
+        with suppress(ImportError):
+            from sniffio import thread_local
+
+            # calls run in the context of their caller, in which anyio may have noted that trio runs
+            thread_local.name = "asyncio"
         try:
             loop.run_forever()
         finally:

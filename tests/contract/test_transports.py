@@ -64,3 +64,16 @@ class TestInProcess(TransportContract):
     @pytest.fixture
     def service_url(self) -> Any:
         return reference_router(grace=0.1)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("transport", ["http", "websocket", "inprocess"])
+async def test_called_from_any_event_loop(transport: str, served: str) -> None:
+    """anyio notes in the caller's context which loop runs; calls are made in that context, on a loop of our own."""
+    target: Any = reference_router(grace=0.1) if transport == "inprocess" else served
+    if transport == "websocket":
+        target = served.replace("http:", "ws:")
+    async with socaity.connect(target, transport=transport, progress=False, retry=1) as service:
+        assert await service.add(2, 3) == 5
+        assert service.add(3, 4).result(20) == 7
+        assert [chunk async for chunk in service.count(3)] == [0, 1, 2]
