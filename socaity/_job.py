@@ -311,6 +311,17 @@ class Job(Waitable, Generic[T_co]):
 
         self._when_ended(run)
 
+    def add_progress_callback(self, function: Callable[[Job[T_co]], object]) -> None:
+        """Call `function(job)` whenever its status, its progress, its place in the queue or its log was reported anew.
+
+        It runs on socaity's own thread and must not block there; what it raises is logged. It is not called for what was
+        before, nor for the end: see `add_done_callback`.
+        """
+        self._end_if_left_behind()
+        more = self._more()
+        with _waiters_lock:
+            more.listeners = (*more.listeners, function)
+
     def __getitem__(self, key: str | int) -> JobReference:
         """A part of the result to come, to be passed on as an argument: `job["images"][0]`."""
         return JobReference(self, (key,))
@@ -441,6 +452,15 @@ class Job(Waitable, Generic[T_co]):
             self._signal_change()
         if self._display is not None:
             self._display.update(self)
+        if kind != "chunk" and self._links is not None and self._links.listeners:
+            self._tell_listeners()
+
+    def _tell_listeners(self) -> None:
+        for function in self._more().listeners:
+            try:
+                function(self)
+            except Exception:
+                logger.exception("a progress callback of job %s raised", self.id)
 
     def _note(self, kind: str, data: Any) -> None:
         if kind == "status":

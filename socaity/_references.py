@@ -59,6 +59,7 @@ class Links:
         "is_counted",
         "is_seen",
         "key",
+        "listeners",
         "refusals",
         "timing",
         "waiting",
@@ -83,6 +84,8 @@ class Links:
         self.due: float | None = None
         """When the service expects it to end, by the clock here."""
         self.timing: Mapping[str, float] | None = None
+        self.listeners: tuple[Callable[[Job[Any]], object], ...] = ()
+        """Who is told of its progress."""
 
 
 def links_of(job: Job[Any]) -> Links:

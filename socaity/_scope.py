@@ -9,7 +9,7 @@ from .exceptions import JobCancelled
 
 if TYPE_CHECKING:
     from ._job import Job
-    from ._pipeline_function import PipelineJob
+    from ._pipeline_job import PipelineJob
     from ._service import Endpoint
 
 __all__ = ["Scope", "call_step", "current", "running"]

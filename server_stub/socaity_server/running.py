@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from contextvars import Context
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -193,11 +193,30 @@ class Run:
     async def _await(self, awaitable: Awaitable[Any], inputs: ExitStack) -> None:
         try:
             with inputs:
-                result = await self._to_plain_async(await _cancelling(awaitable))
+                result = await self._to_plain_async(await self._wait_for(awaitable))
         except BaseException as exc:
             self._channel.put("raised", failure(exc))
         else:
             self._channel.put("returned", result)
+
+    async def _wait_for(self, awaitable: Awaitable[Any]) -> Any:
+        """What it gives. The progress of a job is that of this run, and who stops waiting cancels it."""
+        listen = getattr(awaitable, "add_progress_callback", None)
+        if callable(listen):
+            listen(self._pass_on)
+        try:
+            return await awaitable
+        except asyncio.CancelledError:
+            cancel = getattr(awaitable, "cancel", None)
+            if callable(cancel):
+                cancel()
+            raise
+
+    def _pass_on(self, job: Any) -> None:
+        if self._progress is None:
+            self._progress = JobProgress(self._channel)
+        with suppress(JobCancelled):
+            self._progress.progress, self._progress.message = job.progress.fraction, job.progress.message
 
     def _iterate(self) -> None:
         channel = self._channel
@@ -222,7 +241,7 @@ class Run:
             async with self._inputs() as values:
                 result = await self._route.function(**values)
                 if hasattr(type(result), "__await__"):
-                    result = await _cancelling(result)
+                    result = await self._wait_for(result)
                 result = await self._to_plain_async(result)
         except BaseException as exc:
             self._channel.put("raised", failure(exc))
@@ -247,17 +266,6 @@ class Run:
             channel.put("raised", failure(exc))
         else:
             channel.put("returned")
-
-
-async def _cancelling(awaitable: Awaitable[Any]) -> Any:
-    """What it gives; who stops waiting cancels it."""
-    try:
-        return await awaitable
-    except asyncio.CancelledError:
-        cancel = getattr(awaitable, "cancel", None)
-        if callable(cancel):
-            cancel()
-        raise
 
 
 def failure(exc: BaseException) -> JobFailed | JobCancelled | InvalidInputError:

@@ -31,4 +31,6 @@ def broken() -> Any:
 @router.add_route("/waiting")
 @socaity.pipeline
 def waiting(name: str) -> Any:
-    return steps.echo(steps.at_gate(1, name))
+    last = steps.at_gate(1, name)
+    steps.add_one(1).result(30)
+    return last

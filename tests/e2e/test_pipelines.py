@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import queue
 import statistics
 import threading
 import time
@@ -672,7 +673,9 @@ def test_a_pipeline_is_an_endpoint_of_its_own(server: ServerProcess) -> None:
             with pytest.raises(JobFailed, match=r"broken failed: its step fail .* failed: ValueError: boom"):
                 service.broken().result(DEADLINE)
             waiting = service.waiting("published")
+            told = next_progress(waiting, lambda progress: progress.message == "1 of 2 steps")
             until_run(steps, "published")
+            assert told().fraction == 0.5
             assert waiting.cancel()
             assert isinstance(waiting.exception(DEADLINE), JobCancelled)
             [job] = [
@@ -681,6 +684,29 @@ def test_a_pipeline_is_an_endpoint_of_its_own(server: ServerProcess) -> None:
                 if one["endpoint"] == "at_gate" and one["status"] == "cancelled"
             ][:1]
             assert job["error"]["code"] == "cancelled"
+
+
+def next_progress(
+    job: socaity.Job[Any], is_it: Callable[[socaity.Progress], bool]
+) -> Callable[[], socaity.Progress]:
+    """Waits for the progress that is meant."""
+    seen: queue.Queue[socaity.Progress] = queue.Queue()
+    job.add_progress_callback(lambda told: seen.put(told.progress) if is_it(told.progress) else None)
+    if is_it(job.progress):
+        seen.put(job.progress)
+    return lambda: seen.get(timeout=DEADLINE)
+
+
+def test_progress_callbacks_are_told_and_may_raise(
+    service: socaity.Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = service.at_gate(service.add_one(1), "callbacks")
+    job.add_progress_callback(lambda told: 1 / 0)
+    told = next_progress(job, lambda progress: progress.message == "at the gate")
+    assert told().fraction is None
+    service.open_gate("callbacks").result(DEADLINE)
+    assert job.result(DEADLINE) == 2
+    assert "a progress callback of job" in caplog.text
 
 
 # -- memoised, explained -----------------------------------------------------------------------------------------------

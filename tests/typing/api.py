@@ -123,6 +123,7 @@ def calling(service: Service) -> None:
     assert_type(job.exception(timeout=1), SocaityError | None)
     assert_type(job["images"][0], JobReference)
     job.add_done_callback(lambda done: done.result())
+    job.add_progress_callback(lambda told: told.progress.fraction)
     for chunk in service.write("Once"):
         assert_type(chunk, Any)
 
