@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._connect import connect
+    from ._endpoint import Endpoint
     from ._job import Job, JobReference
     from ._pipeline import JobGroup, as_completed, gather
     from ._pipeline_function import PipelineFunction, pipeline
     from ._progress import Progress
     from ._remote import RemoteFunction, remote
     from ._retry import RetryPolicy
-    from ._service import Endpoint, Service
+    from ._service import Service
     from ._timeline import Timeline
     from .exceptions import (
         APIError,
@@ -89,7 +90,7 @@ _HOMES = {
     "Audio": "protocol.audio",
     "Media": "protocol.media",
     "Timeline": "_timeline",
-    "Endpoint": "_service",
+    "Endpoint": "_endpoint",
     "Job": "_job",
     "JobGroup": "_pipeline",
     "JobReference": "_job",

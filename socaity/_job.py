@@ -7,10 +7,11 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextvars import Context
-from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import _display
+from ._job_ids import job_ids
+from ._job_reference import JobReference
 from ._portal import Signal, Waitable, _add_waiter, _remove_waiter, _waiters_lock, portal
 from ._progress import Progress
 from .exceptions import JobCancelled, JobError, JobFailed, JobLost, NotFoundError, ProtocolError, SocaityError
@@ -20,8 +21,8 @@ from .transport import CallOptions, HeldResult, Refer, error_from_event
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ._endpoint import Endpoint
     from ._references import Links
-    from ._service import Endpoint
     from ._timeline import Timeline
     from .protocol.description import EndpointDescription
 
@@ -30,27 +31,6 @@ __all__ = ["Job", "JobReference"]
 logger = logging.getLogger(__name__)
 T_co = TypeVar("T_co", covariant=True)
 _NO_PROGRESS = Progress()
-
-
-class _Ids:
-    """Ids of 32 hex digits: 96 random bits of the process and a counter; made into text only when somebody looks."""
-
-    def __init__(self) -> None:
-        self.next: Callable[[], int] = count(1).__next__
-        self._prefixes: list[tuple[int, str]] = [(0, os.urandom(12).hex())]
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._renew)
-
-    def text(self, number: int) -> str:
-        prefix = next(prefix for start, prefix in reversed(self._prefixes) if start <= number)
-        return f"{prefix}{number & 0xFFFFFFFF:08x}"
-
-    def _renew(self) -> None:
-        # parent and child go on counting from the same number
-        self._prefixes.append((self.next(), os.urandom(12).hex()))
-
-
-_ids = _Ids()
 
 
 class Notice:
@@ -114,7 +94,7 @@ class Job(Waitable, Generic[T_co]):
         self._waiters = None
         self._endpoint = endpoint
         self.arguments = arguments
-        self._id: int | str = _ids.next() if job_id is None else job_id
+        self._id: int | str = job_ids.next() if job_id is None else job_id
         self._status = JobStatus.QUEUED
         self._value: Any = None
         self._error: SocaityError | None = None
@@ -157,7 +137,7 @@ class Job(Waitable, Generic[T_co]):
     def id(self) -> str:
         """The id under which the service knows the job; also the idempotency key of its submit."""
         if type(self._id) is int:
-            self._id = _ids.text(self._id)
+            self._id = job_ids.text(self._id)
         return self._id  # type: ignore[return-value]
 
     @property
@@ -539,7 +519,7 @@ class Job(Waitable, Generic[T_co]):
 
     def _renew(self) -> None:
         """A new call, as far as the service can see."""
-        self._id = _ids.next()
+        self._id = job_ids.next()
         self._seq = 0
         self._accepted = False
         self._status = JobStatus.QUEUED
@@ -692,46 +672,6 @@ class Job(Waitable, Generic[T_co]):
                 if self._links is None:
                     self._links = Links()
         return self._links
-
-
-class JobReference:
-    """A part of the result of a job that may not have ended; pass it on as an argument."""
-
-    __slots__ = ("job", "path")
-
-    def __init__(self, job: Job[Any], path: tuple[str | int, ...]) -> None:
-        self.job = job
-        self.path = path
-
-    def __getitem__(self, key: str | int) -> JobReference:
-        return JobReference(self.job, (*self.path, key))
-
-    def __deepcopy__(self, memo: object) -> JobReference:
-        return self
-
-    def result(self, timeout: float | None = None) -> Any:
-        """The part, when the job has ended."""
-        return self.resolve(self.job.result(timeout))
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        value = yield from self.job.__await__()
-        return self.resolve(value)
-
-    def resolve(self, value: Any) -> Any:
-        """The part of `value`. Raises KeyError, IndexError or TypeError with the path in the message."""
-        for depth, key in enumerate(self.path):
-            try:
-                value = value[key]
-            except (KeyError, IndexError, TypeError) as exc:
-                place = "".join(f"[{part!r}]" for part in self.path[: depth + 1])
-                raise type(exc)(f"the result of {self.job!r} has no {place}: {exc}") from exc
-        return value
-
-    def __iter__(self) -> Iterator[Any]:
-        raise TypeError("a part of an unfinished result cannot be iterated; use .result() first")
-
-    def __repr__(self) -> str:
-        return f"<{self.job!r}{''.join(f'[{key!r}]' for key in self.path)}>"
 
 
 def _as_failed(exc: Exception, job_id: str, what: str = "the result") -> JobFailed:

@@ -15,7 +15,7 @@ from ._references import links_of
 from ._schema import UnfinishedError
 
 if TYPE_CHECKING:
-    from ._service import Endpoint
+    from ._endpoint import Endpoint
 
 __all__ = ["Memo", "key_of", "key_of_call"]
 

@@ -12,7 +12,7 @@ from ._portal import Signal, Waitable, _waiters_lock, portal
 from .exceptions import InvalidInputError, JobLost, SocaityError
 
 if TYPE_CHECKING:
-    from ._service import Endpoint
+    from ._endpoint import Endpoint
 
 __all__ = ["JobGroup", "as_completed", "gather"]
 

@@ -8,11 +8,12 @@ import typing
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Generic, ParamSpec, TypeVar
 
+from ._endpoint import Endpoint
 from ._job import Job
 from ._pipeline_job import PipelineJob
 from ._retry import RetryPolicy
 from ._scope import current
-from ._service import Endpoint, Service
+from ._service import Service
 from .exceptions import ConfigurationError, JobCancelled
 from .protocol.description import EndpointDescription
 from .transport import Target, Transport

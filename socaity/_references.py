@@ -15,7 +15,7 @@ from ._schema import UnfinishedError, plain
 from .exceptions import InvalidInputError, JobFailed, SocaityError
 
 if TYPE_CHECKING:
-    from ._service import Endpoint
+    from ._endpoint import Endpoint
     from .transport import Refer
 
 __all__ = [

@@ -22,8 +22,9 @@ from ._job import Job
 from .exceptions import ConfigurationError, InvalidInputError
 
 if typing.TYPE_CHECKING:
+    from ._endpoint import Endpoint
     from ._pipeline import JobGroup
-    from ._service import Endpoint, Service
+    from ._service import Service
     from .protocol.description import EndpointDescription
 
 __all__ = ["RemoteFunction", "RemoteService", "remote"]
@@ -122,7 +123,7 @@ class RemoteFunction(Generic[P, R]):
         """The live endpoint. Raises ConfigurationError if the written function does not fit it."""
         service = self._open_service()
         if self._endpoint is None or self._endpoint.service is not service:
-            from ._service import Endpoint
+            from ._endpoint import Endpoint
 
             endpoint = Endpoint(service, service[self._endpoint_name].description)
             self._check_fit(endpoint.description)

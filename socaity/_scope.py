@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from .exceptions import JobCancelled
 
 if TYPE_CHECKING:
+    from ._endpoint import Endpoint
     from ._job import Job
     from ._pipeline_job import PipelineJob
-    from ._service import Endpoint
 
 __all__ = ["Scope", "call_step", "current", "running"]
 

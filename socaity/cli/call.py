@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from .._endpoint import Endpoint
 from .._job import Job
-from .._service import Endpoint, Service
+from .._service import Service
 from ..exceptions import InvalidInputError, NotFoundError
 from .arguments import read_arguments
 from .options import UsageError, make_parser, open_service

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 
-from .._service import Endpoint
+from .._endpoint import Endpoint
 from .._signature import annotation_of
 from ..exceptions import NotFoundError
 from ..protocol.description import ParameterDescription

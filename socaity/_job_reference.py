@@ -1,0 +1,51 @@
+"""A JobReference: a part of a result to come."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._job import Job
+
+__all__ = ["JobReference"]
+
+
+class JobReference:
+    """A part of the result of a job that may not have ended; pass it on as an argument."""
+
+    __slots__ = ("job", "path")
+
+    def __init__(self, job: Job[Any], path: tuple[str | int, ...]) -> None:
+        self.job = job
+        self.path = path
+
+    def __getitem__(self, key: str | int) -> JobReference:
+        return JobReference(self.job, (*self.path, key))
+
+    def __deepcopy__(self, memo: object) -> JobReference:
+        return self
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The part, when the job has ended."""
+        return self.resolve(self.job.result(timeout))
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        value = yield from self.job.__await__()
+        return self.resolve(value)
+
+    def resolve(self, value: Any) -> Any:
+        """The part of `value`. Raises KeyError, IndexError or TypeError with the path in the message."""
+        for depth, key in enumerate(self.path):
+            try:
+                value = value[key]
+            except (KeyError, IndexError, TypeError) as exc:
+                place = "".join(f"[{part!r}]" for part in self.path[: depth + 1])
+                raise type(exc)(f"the result of {self.job!r} has no {place}: {exc}") from exc
+        return value
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError("a part of an unfinished result cannot be iterated; use .result() first")
+
+    def __repr__(self) -> str:
+        return f"<{self.job!r}{''.join(f'[{key!r}]' for key in self.path)}>"
