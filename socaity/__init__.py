@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._connect import connect
     from ._endpoint import Endpoint
+    from ._group import JobGroup
     from ._job import Job, JobReference
-    from ._pipeline import JobGroup, as_completed, gather
+    from ._pipeline import as_completed, gather
     from ._pipeline_function import PipelineFunction, pipeline
     from ._progress import Progress
     from ._remote import RemoteFunction, remote
@@ -92,7 +93,7 @@ _HOMES = {
     "Timeline": "_timeline",
     "Endpoint": "_endpoint",
     "Job": "_job",
-    "JobGroup": "_pipeline",
+    "JobGroup": "_group",
     "JobReference": "_job",
     "JobStatus": "protocol.events",
     "PipelineFunction": "_pipeline_function",

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from contextvars import copy_context
 from typing import Any, TypeVar
 
+from ._group import JobGroup
 from ._job import Job, JobReference
-from ._pipeline import JobGroup
 from ._references import call_with_jobs, links_of, replaced
 from .exceptions import ConfigurationError
 

@@ -18,7 +18,7 @@ from .protocol.description import EndpointDescription
 from .transport import CallOptions
 
 if TYPE_CHECKING:
-    from ._pipeline import JobGroup
+    from ._group import JobGroup
     from ._service import Service
 
 __all__ = ["Endpoint"]

@@ -9,8 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ._group import JobGroup
 from ._job import Job, JobReference
-from ._pipeline import JobGroup
 from ._references import links_of
 from ._schema import UnfinishedError
 

@@ -19,7 +19,7 @@ from .protocol.description import EndpointDescription
 from .transport import Target, Transport
 
 if typing.TYPE_CHECKING:
-    from ._pipeline import JobGroup
+    from ._group import JobGroup
 
 __all__ = ["PipelineFunction", "pipeline"]
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
+from ._group import JobGroup
 from ._job import Job, JobReference, Notice
 from ._media import size_of
-from ._pipeline import JobGroup
 from ._portal import _waiters_lock, portal
 from ._schema import UnfinishedError, plain
 from .exceptions import InvalidInputError, JobFailed, SocaityError

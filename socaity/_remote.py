@@ -23,7 +23,7 @@ from .exceptions import ConfigurationError, InvalidInputError
 
 if typing.TYPE_CHECKING:
     from ._endpoint import Endpoint
-    from ._pipeline import JobGroup
+    from ._group import JobGroup
     from ._service import Service
     from .protocol.description import EndpointDescription
 

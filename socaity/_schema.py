@@ -20,8 +20,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ._group import JobGroup
 from ._job import Job, JobReference
-from ._pipeline import JobGroup
 from .protocol.description import EndpointDescription, ParameterDescription, TensorDescription
 
 Check = Callable[[Any], Any]
