@@ -24,11 +24,13 @@ ROWS = (
     "socket_sync",
     "socket_map",
     "latency",
+    "pipeline",
     "http_json",
     "completion",
     "large_array",
     "memory",
     "idle",
+    "first_result",
 )
 PEER_ROWS = (
     "model_mlp",
