@@ -279,6 +279,7 @@ class JobGroup(Waitable, Generic[T]):
         return False
 
     def _collect(self, return_exceptions: bool) -> list[T]:
+        self._is_looked_at = True
         if self._feed_error is not None:
             raise self._feed_error
         for job in self._members:

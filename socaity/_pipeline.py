@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from ._group import JobGroup, bound, interruptible
 from ._job import Job
 from ._portal import Signal, _waiters_lock, portal
+from ._scope import current
 from .exceptions import InvalidInputError
 
 if TYPE_CHECKING:
@@ -157,6 +158,9 @@ def _feed(group: JobGroup[Any], items: Callable[[], Iterator[T]], add: Callable[
         else:
             group._close()
 
+    scope = current.get()
+    if scope is not None and scope.job is not None:
+        scope.groups.append(group)
     context = copy_context()
     portal.run_in_thread(lambda: context.run(feed), "socaity-map")
 

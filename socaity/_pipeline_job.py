@@ -11,7 +11,7 @@ from contextvars import copy_context
 from typing import Any, TypeVar
 
 from ._job import Job, JobReference, Notice
-from ._portal import portal
+from ._portal import _waiters_lock, portal
 from ._progress import Progress
 from ._references import Links, cancel, groups_in, jobs_in, links_of, replaced
 from ._scope import Scope, current, running
@@ -20,6 +20,7 @@ from .protocol.events import JobStatus
 from .transport import HeldResult
 
 if typing.TYPE_CHECKING:
+    from ._group import JobGroup
     from ._pipeline_function import PipelineEndpoint
     from .transport import Call
 
@@ -29,10 +30,21 @@ T_co = TypeVar("T_co", covariant=True)
 class PipelineJob(Job[T_co]):
     """One call of a pipeline. Its `upstream` are its steps, in the order in which they were made."""
 
-    __slots__ = ("_call", "_has_returned", "_result", "_returned", "_scope", "_steps", "_steps_done")
+    __slots__ = (
+        "_call",
+        "_has_returned",
+        "_result",
+        "_returned",
+        "_scope",
+        "_shared",
+        "_steps",
+        "_steps_done",
+    )
 
     def __init__(self, endpoint: PipelineEndpoint, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._steps: dict[Job[Any], None] = {}
+        self._shared: list[Job[Any]] = []
+        """Those that are memoised, and may be steps of others as well: it is counted who takes them."""
         super().__init__(endpoint, {})
         self._links = Links()
         self._call = (args, kwargs)
@@ -85,6 +97,10 @@ class PipelineJob(Job[T_co]):
     def _add_step(self, step: Job[Any]) -> None:
         if step not in self._steps:  # one that is memoised may be made twice
             self._steps[step] = None
+            if step._links is not None and step._links.key is not None:
+                with _waiters_lock:
+                    step._links.dependents += 1
+                    self._shared.append(step)
             step._add_notice(Notice(self._step_done))
 
     def _step_done(self) -> None:
@@ -98,7 +114,9 @@ class PipelineJob(Job[T_co]):
         self._tell_listeners()
 
     def _show(self) -> None:
-        if all(step._endpoint.service.shows_progress for step in self._steps):
+        if all(
+            step._endpoint.service.shows_progress for step in self.upstream
+        ):  # the function may be adding some
             super()._show()
 
     # -- on the loop ---------------------------------------------------------------------------------------------------
@@ -107,7 +125,9 @@ class PipelineJob(Job[T_co]):
         self._end_in(error)
 
     def _function_raised(self, exc: BaseException) -> None:
-        step = next((one for one in self._steps if one._error is exc), None)
+        for group in self._feeding():
+            group._is_cancelled = True  # it makes no more; what is under way goes on
+        step = next((one for one in self.upstream if one._error is exc), None)
         if step is not None:
             self._end_in(self._failed_by(step))
         elif isinstance(exc, JobCancelled):
@@ -122,11 +142,13 @@ class PipelineJob(Job[T_co]):
             self._end_in(error)
 
     def _function_returned(self, value: Any) -> None:
-        for group in groups_in(value):
+        returned_groups = groups_in(value)
+        for group in (*returned_groups, *self._feeding()):
             if not group._is_fed:
                 group._when_fed(lambda: _tell_if_open(self, "_function_returned", value))
                 return
-            if group._feed_error is not None:
+            # the function has seen what became of a group whose results it has looked at
+            if group._feed_error is not None and (group in returned_groups or not group._is_looked_at):
                 self._function_raised(group._feed_error)
                 return
         self._result = value
@@ -134,7 +156,7 @@ class PipelineJob(Job[T_co]):
         returned, self._returned = self._returned, []
         for wake in returned:
             wake()
-        missing = {id(one): one for one in (*self._steps, *jobs_in(value)) if not one.done()}
+        missing = {id(one): one for one in (*self.upstream, *jobs_in(value)) if not one.done()}
         left = len(missing)
 
         def one_done() -> None:
@@ -148,6 +170,10 @@ class PipelineJob(Job[T_co]):
         if not missing:
             self._settle()
 
+    def _feeding(self) -> list[JobGroup[Any]]:
+        """The groups of `map` that the function began, whether or not it returned them."""
+        return [] if self._scope is None else self._scope.groups
+
     def _settle(self) -> None:
         """Every step has ended, or one has failed without which there is no result."""
         if self.done():
@@ -156,7 +182,7 @@ class PipelineJob(Job[T_co]):
         failed = next((one for one in returned if one._error is not None), None)
         if failed is None:
             # a step that nobody looked at and nothing was made of: it was called for what it does
-            failed = next((one for one in self._steps if _fails_all(one)), None)
+            failed = next((one for one in self.upstream if _fails_all(one)), None)
         if failed is not None:
             self._end_in(self._failed_by(failed))
         elif all(one._ended for one in returned):
@@ -184,12 +210,22 @@ class PipelineJob(Job[T_co]):
             return
         if self._scope is not None:
             self._scope.is_stopped = True
-        for step in reversed(list(self._steps)):
-            if not step.done():
+        self._release_shared()
+        for step in reversed(self.upstream):
+            is_shared = step._links is not None and step._links.key is not None
+            if not step.done() and not (is_shared and step._is_wanted()):
                 cancel(step, upstream=True)
         self._end_cancelled("the pipeline was cancelled")
 
+    def _release_shared(self) -> None:
+        with _waiters_lock:
+            shared, self._shared = self._shared, []
+            for step in shared:
+                assert step._links is not None
+                step._links.dependents -= 1
+
     def _let_go(self) -> None:
+        self._release_shared()
         scope, self._scope = self._scope, None
         if scope is not None:
             scope.close()
@@ -217,7 +253,7 @@ class PipelineJob(Job[T_co]):
         from ._memo import key_of
 
         replay: dict[bytes, list[Job[Any]]] = {}
-        for step in self._steps:
+        for step in self.upstream:
             if not step.done() or step._error is not None:
                 continue
             if isinstance(step, PipelineJob):

@@ -9,6 +9,7 @@ from .exceptions import JobCancelled
 
 if TYPE_CHECKING:
     from ._endpoint import Endpoint
+    from ._group import JobGroup
     from ._job import Job
     from ._pipeline_job import PipelineJob
 
@@ -18,16 +19,19 @@ __all__ = ["Scope", "call_step", "current", "running"]
 class Scope:
     """The inside of one call of a pipeline. `replay`: steps of an earlier call that need not be made again, by their key."""
 
-    __slots__ = ("is_stopped", "job", "replay")
+    __slots__ = ("groups", "is_stopped", "job", "replay")
 
     def __init__(self, job: PipelineJob[Any], replay: dict[bytes, list[Job[Any]]] | None = None) -> None:
         self.job: PipelineJob[Any] | None = job
         self.replay = replay
         self.is_stopped = False
+        self.groups: list[JobGroup[Any]] = []
+        """What `map` has begun inside."""
 
     def close(self) -> None:
         """The pipeline has ended. (Contexts keep this object, and must not keep the job.)"""
         self.job = self.replay = None
+        self.groups = []
 
 
 running: list[Scope] = []

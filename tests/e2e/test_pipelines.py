@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import json
@@ -707,6 +708,80 @@ def test_progress_callbacks_are_told_and_may_raise(
     service.open_gate("callbacks").result(DEADLINE)
     assert job.result(DEADLINE) == 2
     assert "a progress callback of job" in caplog.text
+
+
+def test_a_pipeline_can_be_waited_for_while_it_adds_steps(service: socaity.Service) -> None:
+    @socaity.pipeline
+    def many(number: int) -> int:
+        for value in range(number):
+            service.add_one(value)
+        return number
+
+    shown = socaity.connect(
+        service._target.place
+    )  # a service that shows bars: the first look is at all steps
+    with shown:
+        job = many(3000)
+        while not job.done():
+            with contextlib.suppress(TimeoutError):
+                job.exception(0)
+        assert job.result(DEADLINE) == 3000
+
+
+def test_a_pipeline_lasts_as_long_as_what_it_maps(service: socaity.Service) -> None:
+    @socaity.pipeline
+    def background(number: int) -> str:
+        service.add_one.map(range(number), concurrency=4)
+        return "begun"
+
+    job = background(500)
+    assert job.result(DEADLINE) == "begun"
+    assert len(job.upstream) == 500
+    assert {step.status for step in job.upstream} == {"succeeded"}
+
+    @socaity.pipeline
+    def broken_inputs() -> str:
+        service.add_one.map(1 / 0 if value == 3 else value for value in range(10))
+        return "begun"
+
+    with pytest.raises(JobFailed, match="broken_inputs raised ZeroDivisionError"):
+        broken_inputs().result(DEADLINE)
+
+    @socaity.pipeline
+    def seen() -> str:
+        try:
+            service.add_one.map(1 / 0 for _ in range(3)).result()
+        except ZeroDivisionError:
+            return "seen"
+        return "not raised"
+
+    assert seen().result(DEADLINE) == "seen"
+
+
+def test_a_cancelled_pipeline_leaves_memoised_steps_of_others(service: socaity.Service) -> None:
+    step = service.at_gate.with_options(memoize=True)
+    made = threading.Semaphore(0)
+
+    @socaity.pipeline
+    def shared(name: str) -> Any:
+        job = step(1, name)
+        made.release()
+        return job
+
+    one, other = shared("shared"), shared("shared")
+    assert made.acquire(timeout=DEADLINE)
+    assert made.acquire(timeout=DEADLINE)
+    assert one.upstream == other.upstream
+    assert one.cancel()
+    assert isinstance(one.exception(DEADLINE), JobCancelled)
+    service.open_gate("shared").result(DEADLINE)
+    assert other.result(DEADLINE) == 1
+
+    alone = shared("alone")
+    assert made.acquire(timeout=DEADLINE)
+    assert alone.cancel()
+    assert isinstance(alone.exception(DEADLINE), JobCancelled)
+    assert isinstance(alone.upstream[0].exception(DEADLINE), JobCancelled)
 
 
 # -- memoised, explained -----------------------------------------------------------------------------------------------
