@@ -13,7 +13,7 @@ from ._media_decode import make_decode
 from ._schema import UnfinishedError
 from ._scope import call_step, current, running
 from ._signature import make_bind, make_signature
-from .exceptions import ConfigurationError
+from .exceptions import ConfigurationError, InvalidInputError
 from .protocol.description import EndpointDescription
 from .transport import CallOptions
 
@@ -105,7 +105,12 @@ class Endpoint:
             from ._references import call_with_jobs
 
             service._check_open()
-            job = call_with_jobs(self, exc.arguments)
+            try:
+                job = call_with_jobs(self, exc.arguments)
+            except RecursionError:
+                raise self._too_deep() from None
+        except RecursionError:
+            raise self._too_deep() from None
         else:
             wire = service._transport
             if wire is None or wire.uses_context:
@@ -116,6 +121,11 @@ class Endpoint:
         return job
 
     submit = __call__
+
+    def _too_deep(self) -> InvalidInputError:
+        return InvalidInputError(
+            f"{self.name}: an argument contains itself, or is nested too deep to be sent"
+        )
 
     def map(self, *inputs: Iterable[Any], concurrency: int = 2048, **constant: Any) -> JobGroup[Any]:
         """Call once for every item of `inputs` (several are walked together, as by `map`) and return the group at once.

@@ -148,6 +148,9 @@ class JobGroup(Waitable, Generic[T]):
 
         return retry_group(self)
 
+    def __copy__(self) -> JobGroup[T]:
+        return self
+
     def __deepcopy__(self, memo: object) -> JobGroup[T]:
         return self
 

@@ -7,11 +7,11 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from . import _display
 from ._job_ids import job_ids
-from ._job_reference import JobReference
+from ._job_reference import JobReference, checked_key
 from ._portal import Signal, Waitable, _add_waiter, _remove_waiter, _waiters_lock, portal
 from ._progress import Progress
 from .exceptions import JobCancelled, JobError, JobFailed, JobLost, NotFoundError, ProtocolError, SocaityError
@@ -304,7 +304,15 @@ class Job(Waitable, Generic[T_co]):
 
     def __getitem__(self, key: str | int) -> JobReference:
         """A part of the result to come, to be passed on as an argument: `job["images"][0]`."""
-        return JobReference(self, (key,))
+        return JobReference(self, (checked_key(key),))
+
+    def __copy__(self) -> Job[T_co]:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} belongs to this process; send its id, and attach to it there: service.job({self.id!r})"
+        )
 
     def __deepcopy__(self, memo: object) -> Job[T_co]:
         return self  # as of a file: what holds jobs may be copied
@@ -595,8 +603,11 @@ class Job(Waitable, Generic[T_co]):
 
     def _show(self) -> None:
         self._end_if_left_behind()
-        if self._display is None and not self._ended and self._endpoint.service.shows_progress:
+        if self._display is None and not self._ended and self._shows_progress():
             _display.begin(self)
+
+    def _shows_progress(self) -> bool:
+        return self._endpoint.service.shows_progress
 
     def _interruptible(self, wait: Callable[..., bool], *args: Any) -> bool:
         try:

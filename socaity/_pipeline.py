@@ -157,10 +157,14 @@ def _feed(group: JobGroup[Any], items: Callable[[], Iterator[T]], add: Callable[
             group._close(exc)
         else:
             group._close()
+        finally:
+            if scope is not None:
+                scope.leave()
 
     scope = current.get()
-    if scope is not None and scope.job is not None:
+    if scope is not None:
         scope.groups.append(group)
+        scope.enter()
     context = copy_context()
     portal.run_in_thread(lambda: context.run(feed), "socaity-map")
 

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from ._job import Job, JobReference, Notice
 from ._portal import _waiters_lock, portal
 from ._progress import Progress
-from ._references import Links, cancel, groups_in, jobs_in, links_of, replaced
-from ._scope import Scope, current, running
+from ._references import Links, cancel, forget_depth, groups_in, jobs_in, links_of, replaced
+from ._scope import Scope, current
 from .exceptions import JobCancelled, JobFailed, SocaityError
 from .protocol.events import JobStatus
 from .transport import HeldResult
@@ -47,7 +47,8 @@ class PipelineJob(Job[T_co]):
         """Those that are memoised, and may be steps of others as well: it is counted who takes them."""
         super().__init__(endpoint, {})
         self._links = Links()
-        self._call = (args, kwargs)
+        self._links.depth = 1 + max((links_of(job).depth for job in jobs_in((args, kwargs))), default=0)
+        self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = (args, kwargs)
         self._steps_done = 0
         self._has_returned = False
         self._result: Any = None
@@ -69,9 +70,9 @@ class PipelineJob(Job[T_co]):
 
     def _begin(self, function: Callable[..., Any], replay: dict[bytes, list[Job[Any]]] | None) -> None:
         scope = self._scope = Scope(self, replay)
-        running.append(scope)
+        scope.enter()
         context = copy_context()
-        args, kwargs = self._call
+        args, kwargs = self._call or ((), {})
 
         def work() -> None:
             current.set(scope)
@@ -84,6 +85,8 @@ class PipelineJob(Job[T_co]):
                 _tell(scope, "_function_raised", exc)
             else:
                 _tell(scope, "_function_returned", value)
+            finally:
+                scope.leave()
 
         portal.run_in_thread(lambda: context.run(work), "socaity-pipeline")
 
@@ -102,6 +105,8 @@ class PipelineJob(Job[T_co]):
                     step._links.dependents += 1
                     self._shared.append(step)
             step._add_notice(Notice(self._step_done))
+            if self._display is None and self._waiters:
+                self._show()  # whoever waits could not be shown anything before
 
     def _step_done(self) -> None:
         self._steps_done += 1
@@ -113,11 +118,9 @@ class PipelineJob(Job[T_co]):
             self._display.update(self)
         self._tell_listeners()
 
-    def _show(self) -> None:
-        if all(
-            step._endpoint.service.shows_progress for step in self.upstream
-        ):  # the function may be adding some
-            super()._show()
+    def _shows_progress(self) -> bool:
+        steps = self.upstream
+        return bool(steps) and all(step._endpoint.service.shows_progress for step in steps)
 
     # -- on the loop ---------------------------------------------------------------------------------------------------
 
@@ -210,6 +213,8 @@ class PipelineJob(Job[T_co]):
             return
         if self._scope is not None:
             self._scope.is_stopped = True
+        for group in self._feeding():
+            group._is_cancelled = True
         self._release_shared()
         for step in reversed(self.upstream):
             is_shared = step._links is not None and step._links.key is not None
@@ -229,10 +234,12 @@ class PipelineJob(Job[T_co]):
         scope, self._scope = self._scope, None
         if scope is not None:
             scope.close()
-            running.remove(scope)
         returned, self._returned = self._returned, []
         for wake in returned:
             wake()
+        if self._error is None and forget_depth(self):
+            self._call = None
+            self._steps = {}
 
     # -- as a step of others -------------------------------------------------------------------------------------------
 
@@ -265,9 +272,12 @@ class PipelineJob(Job[T_co]):
             if key is not None:
                 replay.setdefault(key, []).append(step)
         endpoint = typing.cast("PipelineEndpoint", self._endpoint)
-        return endpoint.begin(self._call[0], self._call[1], replay)
+        args, kwargs = self._call or ((), {})
+        return endpoint.begin(args, kwargs, replay)
 
     def _key(self) -> bytes | None:
+        if self._call is None:
+            return None
         return typing.cast("PipelineEndpoint", self._endpoint).key_of(*self._call)
 
 

@@ -96,10 +96,11 @@ def is_group(waited: Any) -> bool:
 
 
 def steps_of(waited: Any, now: float) -> list[Step]:
-    """The steps of a pipeline; none for a single job, and for a group, whose members are counted."""
+    """The steps of a pipeline; none for a single job, where there are too many, and for a group, whose members are counted."""
     if is_group(waited) or not waited.upstream:
         return []
-    return read_steps([waited], now=now, limit=_MAX_STEPS)
+    steps = read_steps([waited], now=now, limit=_MAX_STEPS + 1)
+    return steps if len(steps) <= _MAX_STEPS else []
 
 
 def count(group: Any) -> tuple[int, int]:

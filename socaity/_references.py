@@ -171,11 +171,18 @@ def release(job: Job[Any]) -> None:
 
 def forget_past(job: Job[Any]) -> None:
     """Of a very long chain that went well nobody needs the beginning."""
-    links = job._links
-    if links is not None and links.depth and links.depth % _MAX_DEPTH == 0 and job._error is None:
-        links.depth = 0
-        links.arguments = None
+    if job._error is None and forget_depth(job):
+        links_of(job).arguments = None
         job.upstream = ()
+
+
+def forget_depth(job: Job[Any]) -> bool:
+    """Whether it is so deep in a chain that it does not keep what was before it; the count begins anew."""
+    links = job._links
+    if links is None or not links.depth or links.depth % _MAX_DEPTH:
+        return False
+    links.depth = 0
+    return True
 
 
 def cancel(job: Job[Any], upstream: bool) -> None:

@@ -81,6 +81,8 @@ def plain(value: Any) -> Any:
 
 
 def _key(key: Any) -> Any:
+    if isinstance(key, (Job, JobReference, JobGroup)):
+        raise ValueError("a mapping has a job as its key; a job may stand for a value only")
     key = plain(key)
     if isinstance(key, (str, int, float, bytes, type(None))):
         return key

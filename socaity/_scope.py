@@ -28,6 +28,13 @@ class Scope:
         self.groups: list[JobGroup[Any]] = []
         """What `map` has begun inside."""
 
+    def enter(self) -> None:
+        """One more thread makes steps of it."""
+        running.append(self)
+
+    def leave(self) -> None:
+        running.remove(self)
+
     def close(self) -> None:
         """The pipeline has ended. (Contexts keep this object, and must not keep the job.)"""
         self.job = self.replay = None
@@ -35,7 +42,8 @@ class Scope:
 
 
 running: list[Scope] = []
-"""The pipelines that run in this process: a call outside of all of them must not cost more for it."""
+"""The scope of every thread that may make steps: a call in a process without any must not cost more for it. It outlasts the
+job: the function of a pipeline that was cancelled goes on until it calls something."""
 
 current: ContextVar[Scope | None] = ContextVar("socaity_pipeline", default=None)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import gc
 import json
+import pickle
 import queue
 import statistics
 import threading
@@ -782,6 +784,115 @@ def test_a_cancelled_pipeline_leaves_memoised_steps_of_others(service: socaity.S
     assert alone.cancel()
     assert isinstance(alone.exception(DEADLINE), JobCancelled)
     assert isinstance(alone.upstream[0].exception(DEADLINE), JobCancelled)
+
+
+def test_a_cancelled_pipeline_makes_no_more_steps(service: socaity.Service) -> None:
+    at_work, go_on, is_over = threading.Event(), threading.Event(), threading.Event()
+    refused: list[BaseException] = []
+
+    @socaity.pipeline
+    def steps() -> None:
+        group = service.counted.map(rows(), name="mapped in a cancelled one", concurrency=1)
+        service.counted(1, name="made in a cancelled one").result()
+        at_work.set()
+        go_on.wait(DEADLINE)
+        try:
+            service.counted(2, name="made in a cancelled one")
+        except BaseException as exc:
+            refused.append(exc)
+        list(group.members())  # until no more are made
+        is_over.set()
+
+    def rows() -> Iterator[int]:
+        yield 1
+        go_on.wait(DEADLINE)
+        yield from range(100)
+
+    job = steps()
+    assert at_work.wait(DEADLINE)
+    assert job.cancel()
+    assert isinstance(job.exception(DEADLINE), JobCancelled)
+    go_on.set()
+    assert is_over.wait(DEADLINE)
+    assert isinstance(refused[0], JobCancelled)
+    assert service.runs("made in a cancelled one").result(DEADLINE) == 1
+    assert service.runs("mapped in a cancelled one").result(DEADLINE) <= 1
+    assert service.add_one(1).result(DEADLINE) == 2
+
+
+def test_a_pipeline_that_is_fed_back_forgets_its_beginning(service: socaity.Service) -> None:
+    @socaity.pipeline
+    def step(x: Any) -> Any:
+        return service.add_one(x)
+
+    job: Any = 0
+    for _ in range(1100):
+        job = step(job)
+    assert job.result(DEADLINE) == 1100
+    behind, kept = [job], {job}
+    while behind:
+        for up in behind.pop().upstream:
+            if up not in kept:
+                kept.add(up)
+                behind.append(up)
+    assert len(kept) < 300
+
+
+# -- parts ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Answer:
+    value: int
+
+
+@pytest.mark.parametrize("transport", ["websocket", "http"])
+def test_fields_of_a_declared_type_are_parts(server: ServerProcess, transport: str) -> None:
+    url = server.url.replace("http://", "ws://") if transport == "websocket" else server.url
+    remote = socaity.remote(url, transport=transport, progress=False)
+
+    @remote
+    def echo(value: Any) -> Answer: ...
+
+    with connected(server, transport) as service:
+        pending = echo({"value": 3})
+        assert service.add_one(pending["value"]).result(DEADLINE) == 4
+        assert pending.result(DEADLINE) == Answer(3)
+        assert service.add_one(pending["value"]).result(DEADLINE) == 4
+        with pytest.raises(InvalidInputError, match=r"has no \['other'\]"):
+            service.add_one(pending["other"]).result(DEADLINE)
+
+
+def test_what_names_no_part_is_refused_at_once(service: socaity.Service) -> None:
+    job = service.echo([1, 2, 3])
+    for wrong in (slice(0, 2), None, 1.5):
+        with pytest.raises(TypeError, match="named by text or a whole number"):
+            job[wrong]  # type: ignore[index]
+        with pytest.raises(TypeError, match="named by text or a whole number"):
+            job["a"][wrong]  # type: ignore[index]
+    assert service.echo(job[np.int64(1)]).result(DEADLINE) == 2
+
+
+def test_where_a_job_cannot_stand_is_said(service: socaity.Service) -> None:
+    job = service.echo(1)
+    with pytest.raises(InvalidInputError, match="a mapping has a job as its key"):
+        service.echo({job: 1})
+    endless: list[Any] = [job]
+    endless.append(endless)
+    with pytest.raises(InvalidInputError, match="contains itself"):
+        service.echo(endless)
+    with pytest.raises(InvalidInputError, match="contains itself"):
+        service.echo(endless[1:])
+
+
+def test_a_copy_of_a_job_is_the_job_and_it_does_not_leave_the_process(service: socaity.Service) -> None:
+    job = service.echo([1])
+    group = socaity.gather(job)
+    for one in (job, group):
+        assert copy.copy(one) is one
+        assert copy.deepcopy(one) is one
+    with pytest.raises(TypeError, match=rf"service\.job\('{job.id}'\)"):
+        pickle.dumps(job)
 
 
 # -- memoised, explained -----------------------------------------------------------------------------------------------

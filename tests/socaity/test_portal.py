@@ -196,6 +196,7 @@ jobs[3].add_done_callback(called.append)
 group, ended = socaity.gather(*jobs[:3]), socaity.as_completed(jobs)
 forever = ask.map(iter(lambda: 1, 2), concurrency=2)
 wires[0].wait_for(7)
+pipeline = socaity.pipeline(lambda: jobs[0].result())()
 service._interrupted[jobs[0].id] = jobs[0]
 
 def loss(function):
@@ -212,6 +213,7 @@ if pid == 0:
     async def wait(): return await jobs[1]
     loss(lambda: asyncio.run(wait()))
     loss(lambda: list(write))
+    loss(pipeline.result)
     loss(group.result)
     loss(lambda: list(group))
     loss(forever.result)
@@ -234,6 +236,7 @@ assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 for call in wires[0].wait_for(7)[:4]:
     wires[0].succeed(call, "parent")
 assert group.result(20) == ["parent"] * 3 and len(called) == 1
+assert pipeline.result(20) == "parent"
 forever.cancel()
 service.close()
 print("both")
