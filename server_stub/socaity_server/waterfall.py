@@ -15,11 +15,12 @@ __all__ = ["Waterfall"]
 class Waterfall:
     """The moments of one request, in seconds of `time.monotonic`.
 
-    `arrived` in the batcher, its batch `started` and `ended` on an instance, the caller was `answered`, the answer was
-    `finished` as bytes.
+    It `arrived` in the batcher; a free instance waited for more calls from `opened` on; its batch `started` and `ended` on
+    an instance; the caller was `answered`; the answer was `finished` as bytes.
     """
 
     arrived: float
+    opened: float
     started: float
     ended: float
     answered: float
@@ -37,6 +38,7 @@ class Waterfall:
         run, now = ticket.run, time.monotonic()
         return cls(
             arrived=ticket.arrived,
+            opened=min(max(run.opened, ticket.arrived), run.started),
             started=run.started,
             ended=run.ended,
             answered=now,
@@ -54,7 +56,8 @@ class Waterfall:
     def steps(self) -> list[tuple[str, float, float]]:
         """Name, start and length of each step, the start counted from the arrival."""
         return [
-            ("queued", 0.0, max(self.started - self.arrived, 0.0)),
+            ("queued", 0.0, max(self.opened - self.arrived, 0.0)),
+            ("batched", self.opened - self.arrived, max(self.started - self.opened, 0.0)),
             ("computed", self.started - self.arrived, self.ended - self.started),
             ("delivered", self.ended - self.arrived, max(self.answered - self.ended, 0.0)),
             ("encoded", self.answered - self.arrived, self.finished - self.answered),

@@ -24,6 +24,7 @@ from socaity_server.batching.padding import Padding
 from socaity_server.batching.patience import Patience
 from socaity_server.batching.policy import HEAD_START, Entry, WaitingRoom, row_slices
 from socaity_server.model_config import PadConfig
+from socaity_server.waterfall import Waterfall
 
 DEADLINE = 10.0
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -410,9 +411,15 @@ def test_wait_for_a_fuller_batch_ends_on_its_own() -> None:
     async def main() -> None:
         answers = Answers()
         batcher = await used_batcher(double, fixed=1.0, max_batch_size=2, max_batch_wait=0.001)
-        batcher.submit(rows_of(1), 1, answers.of(0))
+        ticket = batcher.submit(rows_of(1), 1, answers.of(0))
         await answers.count(1)
         assert answers.values == {0: [2]}
+        assert ticket.run is not None
+        assert ticket.run.started - ticket.run.opened >= 0.0009
+        waterfall = Waterfall.of(ticket)
+        assert waterfall is not None
+        times = {step: seconds for step, _, seconds in waterfall.steps}
+        assert times["queued"] < times["batched"]
         batcher.submit(rows_of(2), 1, answers.of(1)).cancel()
         batcher.submit(rows_of(3), 1, answers.of(2))
         await answers.count(2)

@@ -341,7 +341,7 @@ async def test_explain_tells_where_the_time_went(client: httpx.AsyncClient, scal
     assert (explain["model"], explain["rows"]) == ("scale", 2)
     assert explain["batch"] == {"calls": 1, "rows": 2}
     steps = explain["steps"]
-    assert [step["step"] for step in steps] == ["queued", "computed", "delivered", "encoded"]
+    assert [step["step"] for step in steps] == ["queued", "batched", "computed", "delivered", "encoded"]
     assert sum(step["ms"] for step in steps) == pytest.approx(explain["total_ms"], abs=0.01)
     for before, after in itertools.pairwise(steps):
         assert after["start_ms"] == pytest.approx(before["start_ms"] + before["ms"], abs=0.01)

@@ -124,6 +124,8 @@ class Batcher:
         self._waiting: WaitingRoom[Ticket] = WaitingRoom(self.rush_batch_size, preferred=preferred_sizes)
         self._patience = Patience(self.cost, max_batch_wait)
         self._may_wait = True
+        self._opened: float | None = None
+        """Since when a free instance waits for a fuller batch."""
         """Batches may wait for more rows: not those that run on the loop, for which nothing needs to be learned."""
         self._row_seconds = self.batch_seconds = 0.0
         self._note_cost()
@@ -375,6 +377,8 @@ class Batcher:
             if not is_inline:
                 pause = self._patience.pause(waiting, self.max_batch_size, self._sweep_at, now)
                 if pause > 0:
+                    if self._opened is None:
+                        self._opened = now
                     self._timer = loop.call_later(pause, self._timer_fired)
                     return
             limit = self.rush_batch_size if waiting.rows > self.max_batch_size else self.max_batch_size
@@ -384,9 +388,10 @@ class Batcher:
                     return
             batch = waiting.take(limit)
             self._free.pop()
+            opened, self._opened = self._opened, None
             if not is_inline:
                 self._note_start(batch, now)
-                instance.start(batch, now)
+                instance.start(batch, now, opened=now if opened is None else opened)
                 continue
             # one batch a turn, so that the loop gets to its sockets in between
             self._finished_inline(instance, instance.run_inline(batch, now))
@@ -489,7 +494,7 @@ class Batcher:
         if tickets:
             now = time.monotonic()
             rows = sum(ticket.rows for ticket in tickets)
-            self._deliver([Part(tickets, None, error, rows, BatchRun(now, now, 0, 0))])
+            self._deliver([Part(tickets, None, error, rows, BatchRun(now, now, now, 0, 0))])
 
     # Deadlines
 

@@ -41,7 +41,7 @@ class Instance:
     ) -> None:
         self.policy = InlinePolicy(is_allowed=inline)
         self.batch: list[Ticket] = []
-        self.started_at = 0.0
+        self.started_at = self._opened = 0.0
         self.is_given_up = False
         """Nobody waits for the batch that runs any more."""
         self.seconds = 0.0
@@ -56,16 +56,17 @@ class Instance:
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def start(self, batch: list[Ticket], now: float) -> None:
-        """Run `batch`; the instance must be free."""
+    def start(self, batch: list[Ticket], now: float, *, opened: float) -> None:
+        """Run `batch`, for which it waited since `opened`; the instance must be free."""
         self.batch = batch
         self.started_at = now
+        self._opened = opened
         self.is_given_up = False
         self._queue.put(batch)
 
     def run_inline(self, batch: list[Ticket], now: float) -> list[Part]:
         """Run `batch` here and now, on the loop thread."""
-        self.started_at = now
+        self.started_at = self._opened = now
         parts = self._run_batch(batch)
         self.policy.ran_inline(time.monotonic() - now)
         return parts
@@ -135,13 +136,12 @@ class Instance:
         else:
             wrong = _what_is_wrong(outputs, rows)
             if wrong is None:
-                return [Part(tickets, outputs, None, rows, _run(started, tickets, rows))]
+                return [Part(tickets, outputs, None, rows, self._ran(started, tickets, rows))]
             error = ServerError(wrong, code="model_error")
-        return [Part(tickets, None, error, rows, _run(started, tickets, rows))]
+        return [Part(tickets, None, error, rows, self._ran(started, tickets, rows))]
 
-
-def _run(started: float, tickets: Sequence[Ticket], rows: int) -> BatchRun:
-    return BatchRun(started, time.monotonic(), len(tickets), rows)
+    def _ran(self, started: float, tickets: Sequence[Ticket], rows: int) -> BatchRun:
+        return BatchRun(self._opened, started, time.monotonic(), len(tickets), rows)
 
 
 def _joined_inputs(tickets: Sequence[Ticket]) -> Arrays:

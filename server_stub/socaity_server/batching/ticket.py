@@ -51,8 +51,10 @@ class Owner(Protocol):
 
 
 class BatchRun(NamedTuple):
-    """A batch of `calls` calls and `rows` rows, which took from `started` to `ended` on its instance."""
+    """A batch of `calls` calls and `rows` rows, which took from `started` to `ended` on its instance; from `opened` on that
+    was free, and waited for more of them."""
 
+    opened: float
     started: float
     ended: float
     calls: int

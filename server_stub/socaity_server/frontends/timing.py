@@ -18,7 +18,8 @@ def timing_of_call(ticket: Any, result: Any) -> dict[str, float]:
     timing = {"queued": 0.0, "batched": 0.0, "computed": 0.0, "encoded": _encoding_time(result), "rows": 1}
     known = Waterfall.of(ticket)
     if known is not None:
-        timing["queued"] = max(known.started - known.arrived, 0.0)
+        timing["queued"] = max(known.opened - known.arrived, 0.0)
+        timing["batched"] = max(known.started - known.opened, 0.0)
         timing["computed"] = max(known.ended - known.started, 0.0)
         timing["rows"] = known.batch_rows
     return timing
