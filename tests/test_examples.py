@@ -63,7 +63,7 @@ def test_files_and_media_go_in_and_come_out() -> None:
         "{'lines': 2, 'words': 8}",
         "{'lines': 1, 'words': 2}",
         "{'lines': 2, 'words': 8}",
-        "<Audio 1 s, 1 channels, 16000 Hz> -> faded.wav",
+        "<Audio 1 s, mono, 16000 Hz> -> faded.wav",
         "saved checker.pbm",
     ]
 

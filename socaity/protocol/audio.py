@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import struct
 import wave
@@ -19,6 +21,7 @@ __all__ = ["Audio"]
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _MAX_CHANNELS = 64
+_MAX_PLAYED = 4 << 20
 _MAX_RATE = 768_000
 _INSTALL = "only WAV is read and written without it: pip install soundfile"
 
@@ -110,9 +113,18 @@ class Audio:
 
     def __repr__(self) -> str:
         try:
-            return f"<Audio {self.duration:.3g} s, {self.channels} channels, {self.sample_rate} Hz>"
+            channels = {1: "mono", 2: "stereo"}.get(self.channels, f"{self.channels} channels")
+            return f"<Audio {self.duration:.3g} s, {channels}, {self.sample_rate} Hz>"
         except ValueError as exc:
             return f"<Audio that cannot be read: {exc}>"
+
+    def _repr_html_(self) -> str | None:
+        """A player with the sound inside of it; None, for the text, where that would make a notebook too large."""
+        if self.size > _MAX_PLAYED:
+            return None
+        media = self.to_media()
+        data = base64.b64encode(media.data).decode("ascii")
+        return f'<audio controls src="data:{html.escape(media.media_type)};base64,{data}"></audio>'
 
     def _decode(self) -> None:
         if self._samples is None:

@@ -492,3 +492,13 @@ def test_types_are_told_by_content_before_name() -> None:
     assert guess_type("a.csv") == "text/csv"
     assert guess_type("a.unheard-of") == "application/octet-stream"
     assert (size_of(Image.new("RGB", (4, 2))), size_of(Media("a/b", b"xyz")), size_of([1])) == (24, 3, None)
+
+
+def test_sound_is_a_player_in_a_notebook_and_a_line_in_a_terminal() -> None:
+    sound = Audio(np.zeros((800, 2), np.float32), 8000)
+    assert repr(sound) == "<Audio 0.1 s, stereo, 8000 Hz>"
+    page = sound._repr_html_()
+    assert page is not None
+    data = page.removeprefix('<audio controls src="data:audio/wav;base64,').removesuffix('"></audio>')
+    assert base64.b64decode(data) == sound.encode(".wav")
+    assert Audio(np.zeros(2_000_000, np.float32), 8000)._repr_html_() is None
