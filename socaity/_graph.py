@@ -15,6 +15,8 @@ MAX_NODES = 24
 _WIDTH, _HEIGHT = 132, 40
 _GAP_ALONG, _GAP_ACROSS = 32, 12
 _LABEL, _DETAIL = 17, 18
+_LEAST = 0.75
+"""How small a drawing may become before it is scrolled."""
 _MARKS = {
     StepState.WAITING: "○",
     StepState.QUEUED: "○",
@@ -100,8 +102,9 @@ class Layout:
         return any(node.count > 1 for node in self.nodes)
 
 
-def lay_out(steps: Sequence[Step], *, max_nodes: int = MAX_NODES) -> Layout:
-    """Steps in layers, each right of all it needs; folded until there are at most `max_nodes`."""
+def lay_out(steps: Sequence[Step], *, max_nodes: int = MAX_NODES, is_group: bool = False) -> Layout:
+    """Steps in layers, each right of all it needs; folded until there are at most `max_nodes`. The same steps of the members
+    of a group are one node, however few there are."""
     layers = _layers_of(steps)
     keys: tuple[Callable[[int], object], ...] = (
         lambda number: number,
@@ -109,7 +112,7 @@ def lay_out(steps: Sequence[Step], *, max_nodes: int = MAX_NODES) -> Layout:
         lambda number: layers[number],
     )
     nodes: list[Node] = []
-    for key in keys:
+    for key in keys[1:] if is_group else keys:
         nodes = _fold(steps, layers, key)
         if len(nodes) <= max_nodes:
             break
@@ -238,7 +241,7 @@ def draw(layout: Layout, *, is_vertical: bool = False, kind: str = "") -> str:
 
     parts = [
         f'<svg class="graph {kind}" role="img" viewBox="-2 -2 {_number(width + 4)} {_number(height + 4)}" '
-        f'width="{_number(width + 4)}" height="{_number(height + 4)}" '
+        f'width="{_number(width + 4)}" height="{_number(height + 4)}" style="min-width:{_LEAST * (width + 4):.0f}px" '
         f'aria-label="{html.escape(describe(layout), quote=True)}">'
     ]
     parts.extend(

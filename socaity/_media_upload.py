@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
+from ._job import Job, Notice
 from ._media import INLINE, Source
 from ._portal import portal
 from ._progress import Progress
@@ -17,7 +18,6 @@ from .exceptions import InvalidInputError, SocaityError, TransportError
 from .protocol.media import is_media
 
 if TYPE_CHECKING:
-    from ._job import Job
     from ._media_content import Content
     from ._service import Service
 
@@ -92,7 +92,8 @@ class Uploads:
         call = self._calls.get(job)
         if call is None:
             call = self._calls[job] = _Call()
-            job.add_done_callback(lambda job: portal.call_soon(self._end, job))
+            # no done callback: that would look at the result, which may be held at the service
+            job._add_notice(Notice(lambda: portal.call_soon(self._end, job)))
         call.tries += 1
         job._held = True  # a cancel ends it here
         call.task = asyncio.get_running_loop().create_task(

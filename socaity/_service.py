@@ -11,7 +11,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ._endpoint import Endpoint
-from ._job import Job
+from ._job import Job, Notice
 from ._media_upload import Uploads, takes_media
 from ._portal import Outbox, Outcome, portal
 from ._retry import RetryPolicy
@@ -283,7 +283,7 @@ class Service:
         timer = asyncio.get_running_loop().call_later(
             timeout + _TIMEOUT_GRACE - (time.monotonic() - job._created), self._time_is_over, job, timeout
         )
-        job.add_done_callback(lambda _: portal.call_soon(timer.cancel))
+        job._add_notice(Notice(lambda: portal.call_soon(timer.cancel)))
 
     def _time_is_over(self, job: Job[Any], timeout: float) -> None:
         if not job._ended:

@@ -82,9 +82,18 @@ def read_steps(jobs: Iterable[Any], *, now: float | None = None, limit: int = MA
     ordered = _in_order(jobs, limit)
     index = {id(job): number for number, job in enumerate(ordered)}
     return [
-        read_step(job, now=now, needs=tuple(index[id(up)] for up in job.upstream if id(up) in index))
+        read_step(job, now=now, needs=tuple(index[id(up)] for up in _direct(job) if id(up) in index))
         for job in ordered
     ]
+
+
+def _direct(job: Any) -> Sequence[Any]:
+    """What a job needs itself. The job of a pipeline has all its steps as upstream: the last ones stand for them."""
+    steps: Sequence[Any] = job.upstream
+    if not hasattr(job, "_steps_done"):
+        return steps
+    inner = {id(up) for step in steps for up in step.upstream}
+    return [step for step in steps if id(step) not in inner]
 
 
 def read_step(job: Any, *, now: float, needs: tuple[int, ...] = ()) -> Step:

@@ -195,7 +195,7 @@ _TOLD = (Phase.QUEUED, Phase.BATCHED, Phase.COMPUTED, Phase.ENCODED)
 
 def _client_seconds(job: Any, waited: float) -> float:
     """From when it could be sent until it was; 0 where nobody noted that."""
-    sent: float | None = job._sent
+    sent: float | None = getattr(job, "_sent", None)
     return 0.0 if sent is None else max(0.0, sent - float(job._created) - waited)
 
 

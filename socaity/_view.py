@@ -97,7 +97,7 @@ def html_of_group(group: Any, *, now: float | None = None, preview: Preview = pr
         _counts(steps),
     ]
     if len(steps) > len(jobs):
-        parts.append(_graph_of(steps))
+        parts.append(_graph_of(steps, is_group=len(jobs) > 1))
     shown = _worth_a_look(jobs)
     places = {id(job): number for number, job in enumerate(members)}
     labels = {id(step.job): f"[{places[id(step.job)]}]" for step in shown}
@@ -238,8 +238,8 @@ def _counts(steps: Sequence[Step], *, with_legend: bool = True) -> str:
     return f'{bar}<div class="m">{words}</div>' if with_legend else bar
 
 
-def _graph_of(steps: Sequence[Step]) -> str:
-    layout = _graph.lay_out(steps)
+def _graph_of(steps: Sequence[Step], *, is_group: bool = False) -> str:
+    layout = _graph.lay_out(steps, is_group=is_group)
     return (
         '<div class="scroll" tabindex="0" role="group" aria-label="graph of the steps">'
         f"{_graph.draw(layout, kind='across')}{_graph.draw(layout, is_vertical=True, kind='down')}</div>"

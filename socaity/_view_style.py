@@ -24,7 +24,7 @@ padding:10px 14px;margin:2px 0;max-width:1100px;box-sizing:border-box;container-
 .V *{box-sizing:border-box}
 .V header{display:flex;flex-wrap:wrap;align-items:baseline;gap:2px 10px;background:none;padding:0;margin:0}
 .V b{font-weight:650;overflow-wrap:anywhere}
-.V code,.V pre{font:12px/1.45 ui-monospace,"SF Mono",Menlo,Consolas,"Liberation Mono",monospace;background:none;color:inherit;
+.V.V code,.V.V pre{font:12px/1.45 ui-monospace,"SF Mono",Menlo,Consolas,"Liberation Mono",monospace;background:none;color:inherit;
 padding:0;margin:0;border:0}
 .V pre{white-space:pre-wrap;overflow-wrap:anywhere;max-height:18em;overflow:auto}
 .V .m{color:var(--m);overflow-wrap:anywhere}
@@ -43,7 +43,7 @@ padding:0;margin:0;border:0}
 .V .why{margin:8px 0 2px;padding:7px 10px;border-radius:7px;background:var(--rs);overflow-wrap:anywhere;white-space:pre-line}
 .V .why.soft{background:var(--s)}
 .V .scroll{overflow-x:auto;margin:10px -14px 2px;padding:0 14px}
-.V svg.graph{display:block;max-width:none;height:auto;overflow:visible}
+.V svg.graph{display:block;max-width:100%;height:auto;overflow:visible}
 .V svg.down{display:none}
 .V .node rect{fill:var(--b);stroke:var(--l);stroke-width:1.25}
 .V .node text{font-size:12px;fill:var(--t)}
@@ -74,22 +74,22 @@ padding:5px 0;margin:0;border-top:1px solid var(--l)}
 .V .text{overflow-wrap:anywhere}
 .V .long{white-space:pre-wrap}
 .V .pairs{display:grid;grid-template-columns:minmax(3em,max-content) minmax(0,1fr);gap:2px 12px;align-items:start}
+.V .pairs>dt,.V .pairs>dd{float:none;width:auto;margin:0;padding:0;min-width:0}
 .V .pairs>dt{color:var(--m);font-weight:400;max-width:16em;overflow-wrap:anywhere}
-.V .pairs>dd{margin:0;min-width:0}
 .V figure{margin:2px 0;max-width:420px}
 .V figcaption,.V caption{color:var(--m);font-size:12px;text-align:left;caption-side:bottom;padding:2px 0}
 .V .wave{display:block;width:100%;height:40px}
 .V .wave path{stroke:var(--a);stroke-width:2;fill:none}
 .V audio{display:block;width:100%;height:36px;margin-top:4px}
 .V .table{overflow-x:auto;max-width:100%}
-.V table{border-collapse:collapse;font-size:12px;margin:0;border:0}
-.V th,.V td{border:0;border-bottom:1px solid var(--l);padding:2px 10px 2px 0;text-align:left;white-space:nowrap;background:none;
-vertical-align:top;max-width:28em;overflow:hidden;text-overflow:ellipsis}
-.V tr{background:none}
-.V th{font-weight:600}
+.V.V table{border-collapse:collapse;font-size:12px;margin:0;border:0;color:inherit}
+.V.V.V th,.V.V.V td{border:0;border-bottom:1px solid var(--l);padding:2px 10px 2px 0;text-align:left;white-space:nowrap;
+background:none;line-height:inherit;vertical-align:top;max-width:28em;overflow:hidden;text-overflow:ellipsis}
+.V.V.V tr{background:none;line-height:inherit}
+.V.V th{font-weight:600}
 .V .endpoints{table-layout:fixed;width:100%}
-.V .endpoints tr:last-child td{border:0}
-.V .endpoints th,.V .endpoints td{white-space:normal;overflow-wrap:anywhere;max-width:none}
+.V.V.V .endpoints tr:last-child td{border:0}
+.V.V.V .endpoints th,.V.V.V .endpoints td{white-space:normal;overflow-wrap:anywhere;max-width:none}
 .V details{margin-top:6px}
 .V summary{cursor:pointer;color:var(--m)}
 .V .legend{display:flex;flex-wrap:wrap;gap:0 14px;color:var(--m)}

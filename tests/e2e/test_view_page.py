@@ -123,7 +123,8 @@ def test_the_style_of_a_notebook_does_not_move_a_view(
     page: Page, views: dict[str, str], tmp_path: Path
 ) -> None:
     page.resize(1400)
-    show(page, {"failed pipeline": views["failed pipeline"]}, tmp_path, body='class="jp-RenderedHTMLCommon"')
+    shown = {name: views[name] for name in ("failed pipeline", "dict", "table", "service")}
+    show(page, shown, tmp_path, body='class="jp-RenderedHTMLCommon"')
     places = "JSON.stringify([...document.querySelectorAll('.socaity-view *')].map((one) => one.getBoundingClientRect()))"
     before = page.run(places)
     rules = (  # of JupyterLab 4
@@ -131,13 +132,22 @@ def test_the_style_of_a_notebook_does_not_move_a_view(
         " .jp-RenderedHTMLCommon ol { list-style: decimal; margin: 0.4em 2em; }"
         " .jp-RenderedHTMLCommon table { margin-left: auto; margin-right: auto; border-collapse: collapse; }"
         " .jp-RenderedHTMLCommon td, .jp-RenderedHTMLCommon th { text-align: right; padding: 0.5em; max-width: none; }"
+        " :not(.jp-RenderedMarkdown).jp-RenderedHTMLCommon td { text-align: right; line-height: normal; }"
+        " .jp-RenderedHTMLCommon tbody tr:nth-child(even) { background: #888; } .jp-RenderedHTMLCommon pre { padding: 0; }"
+        " .jp-RenderedHTMLCommon :not(pre) > code { background-color: #888; padding: 1px 5px; }"
         " .jp-RenderedHTMLCommon img { max-width: 100%; height: auto; } .jp-RenderedHTMLCommon pre { margin: 1em; }"
+        " .jp-OutputArea-output dt { float: left; width: 20%; } .jp-RenderedHTMLCommon dl dt { width: 20%; }"
+        " .jp-RenderedHTMLCommon dl dd { margin-left: 20%; }"
     )
     page.run(
         "document.head.append(Object.assign(document.createElement('style'),"
         f" {{ textContent: {json.dumps(rules)} }}))"
     )
     assert page.run(places) == before
+    coloured = "[...document.querySelectorAll('.socaity-view :is(tr, code)')].map((one) => getComputedStyle(one).backgroundColor)"
+    assert set(page.run(coloured)) == {"rgba(0, 0, 0, 0)"}
+    aligned = "[...document.querySelectorAll('.socaity-view :is(td, th)')].map((one) => getComputedStyle(one).textAlign)"
+    assert set(page.run(aligned)) == {"left"}
 
 
 def test_the_graph_lies_down_where_it_is_narrow(page: Page, views: dict[str, str], tmp_path: Path) -> None:

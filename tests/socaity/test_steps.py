@@ -1,5 +1,6 @@
 """The steps of a pipeline in words: what each is, which went wrong, and which never ran because of it."""
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -17,7 +18,7 @@ from socaity._steps import (
     state_of,
 )
 
-from .doubles import held
+from .doubles import DEADLINE, held
 from .pipelines import STEPS, Pipeline
 
 
@@ -36,6 +37,24 @@ def test_every_step_comes_once_and_after_what_it_needs(pipeline: Pipeline) -> No
     steps = read_steps([pipeline.save, pipeline.read])
     assert [step.name for step in steps] == list(STEPS)
     assert [step.needs for step in steps] == [(), (0,), (1,), (2, 0), (3,)]
+
+
+def test_the_job_of_a_pipeline_needs_only_its_last_steps(pipeline: Pipeline) -> None:
+    @socaity.pipeline
+    def whole() -> socaity.Job[str]:
+        detected = pipeline.service["detect"]("page")
+        pipeline.service["draw"]("page")
+        last = pipeline.service["read"](detected)
+        is_made.set()
+        return last
+
+    is_made = threading.Event()
+    job = whole()
+    assert is_made.wait(DEADLINE)
+    steps = read_steps([job])
+    needs = {step.name: {steps[need].name for need in step.needs} for step in steps}
+    assert needs == {"detect": set(), "draw": set(), "read": {"detect"}, "whole": {"draw", "read"}}
+    job.cancel()
 
 
 def test_a_step_waits_for_others_before_it_waits_in_the_queue(pipeline: Pipeline) -> None:

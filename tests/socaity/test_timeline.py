@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import socaity
 from socaity._progress import Progress
 from socaity._timeline import Phase, Timeline, timeline_of
 from socaity.exceptions import JobFailed, SocaityError
@@ -171,3 +172,13 @@ def test_a_real_pipeline_has_a_row_for_each_step() -> None:
     assert timeline.is_finished
     assert timeline.rows[0].seconds == pytest.approx(2)
     pipeline.close()
+
+
+def test_the_job_of_a_pipeline_which_is_never_sent_has_one_too() -> None:
+    @socaity.pipeline
+    def three() -> int:
+        return 3
+
+    job = three()
+    assert job.result(timeout=30) == 3
+    assert [row.name for row in job.timeline().rows] == ["three"]

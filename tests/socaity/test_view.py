@@ -240,6 +240,14 @@ def test_a_group_of_pipelines_is_one_graph() -> None:
         pipeline.close()
 
 
+def test_a_group_of_few_pipelines_is_one_graph_too() -> None:
+    pipelines = [Pipeline() for _ in range(2)]
+    page = html_of_group(socaity.gather(*(pipeline.save for pipeline in pipelines)))
+    assert "detect ×2" in page
+    for pipeline in pipelines:
+        pipeline.close()
+
+
 def test_a_map_that_still_reads_has_no_total() -> None:
     group: socaity.JobGroup[Any] = socaity.JobGroup(is_fed=False)
     assert text_of(html_of_group(group)) == "jobs 0 of 0 so far ended"
