@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
+from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 from .exceptions import SocaityError, TransportTimeout
@@ -243,6 +244,9 @@ class Portal:
         self._thread: threading.Thread | None = None
         self._woken: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         self._closers: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        # What runs on the loop is not the caller's: else a trio run there would be taken for one here, by anyio and others
+        # who read it from a context variable, and the first caller's variables would live as long as the wire.
+        self.context = Context()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)
 
@@ -282,7 +286,7 @@ class Portal:
 
     def call_soon(self, function: Callable[..., object], *args: Any) -> None:
         """Run `function` on the loop."""
-        self.loop.call_soon_threadsafe(function, *args)
+        self.loop.call_soon_threadsafe(function, *args, context=self.context)
 
     def spawn(self, coroutine: Coroutine[Any, Any, T]) -> Outcome[T]:
         """Run a coroutine on the loop; wait for the outcome from any thread or loop."""
@@ -360,6 +364,7 @@ class Portal:
         self._loop = self._thread = None
         self._woken = {}
         self._closers = []
+        self.context = Context()  # the parent's loop may have been inside the other one
         atexit.unregister(self._shut_down)
 
     @staticmethod
@@ -402,7 +407,7 @@ class Outbox(Generic[T]):
         self._items.append(item)
         if not self._woken:
             self._woken = True
-            portal.loop.call_soon_threadsafe(self._deliver)
+            portal.loop.call_soon_threadsafe(self._deliver, context=portal.context)
 
     def _deliver(self) -> None:
         self._woken = False

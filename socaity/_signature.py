@@ -69,8 +69,8 @@ def annotation_of(parameter: ParameterDescription) -> Any:
     """The Python type of a parameter; arrays as text, because numpy may not be installed."""
     if parameter.tensor is not None:
         shape = parameter.tensor.shape
-        dims = "" if shape is None else ", " + "×".join("?" if n is None else str(n) for n in shape)
-        return f"Array[{parameter.tensor.dtype or 'any'}{dims}]"
+        sizes = [] if shape is None else ["×".join("?" if n is None else str(n) for n in shape) or "scalar"]
+        return f"Array[{', '.join([parameter.tensor.dtype or 'any', *sizes])}]"
     if parameter.location == "file":
         return bytes
     return python_type(parameter.json_schema, parameter.json_schema)

@@ -84,3 +84,33 @@ def test_typed_stub_is_written_imported_and_checked() -> None:
         "def paint(text: Input[str], style: Input[Style | None] = None) -> list[Style]:",
     ]
     assert (painted, fits) == ("ink a cat 1.0", "fits: True")
+
+
+def test_own_transport_maps_what_goes_wrong() -> None:
+    *lines, lost, gone = output_of("08_own_transport.py")
+    assert lines == [
+        "(text: str, times: int = 1) -> Any",
+        "HEY HEY Progress(fraction=1.0, message='hey 2')",
+        "[3, 2, 1]",
+        "1000000000 running",
+        "JobCancelled: the service has stopped the job",
+        "JobFailed: ZeroDivisionError: division by zero",
+        f"NotFoundError: there is no job {'f' * 32}",
+    ]
+    assert lost.startswith("JobLost: ")
+    assert lost.endswith(", while the job was running")
+    assert gone.startswith("ConnectError: nobody answers at 127.0.0.1:")
+
+
+def test_own_runtime_is_served_and_batched() -> None:
+    signature, one, many, refused = output_of("09_own_runtime.py")
+    assert signature == "(x: 'Array[float32, 64]') -> dict"
+    assert one == "one item: 6 (10,)"
+    ran = re.fullmatch(r"180 calls ran in (\d+) batches; (\d+)% are right", many)
+    assert ran is not None
+    assert int(ran[1]) < 90
+    assert int(ran[2]) > 85
+    assert refused == (
+        "odd: odd/model_config.yaml:1: backend is one of joblib, linear, onnx, python, torch, not 'lineer'; "
+        "did you mean 'linear'?."
+    )

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 import socaity
+from socaity_server.runtimes import registry
 from tests.docs.served import served
 from tests.docs.snippets import Block, python_blocks
 
@@ -78,6 +79,7 @@ def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(os.environ, "SOCAITY_PROGRESS", "0")
+    monkeypatch.setattr(registry, "_added", registry._own_table())  # what a page adds ends with it
     with contextlib.ExitStack() as stack:
         running = Page(page, tmp_path, stack)
         try:

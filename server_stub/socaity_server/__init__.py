@@ -10,14 +10,29 @@ if TYPE_CHECKING:
 
     from .progress import JobProgress
     from .router import SocaityRouter
+    from .runtimes.base import Runtime, RuntimeOptions, TensorSpec
+    from .runtimes.registry import add_runtime
 
-__all__ = ["Audio", "JobProgress", "Media", "SocaityRouter"]
+__all__ = [
+    "Audio",
+    "JobProgress",
+    "Media",
+    "Runtime",
+    "RuntimeOptions",
+    "SocaityRouter",
+    "TensorSpec",
+    "add_runtime",
+]
 
 _HOMES = {
     "Audio": "socaity.protocol.audio",
     "JobProgress": ".progress",
     "Media": "socaity.protocol.media",
+    "Runtime": ".runtimes.base",
+    "RuntimeOptions": ".runtimes.base",
     "SocaityRouter": ".router",
+    "TensorSpec": ".runtimes.base",
+    "add_runtime": ".runtimes.registry",
 }
 
 

@@ -1,4 +1,4 @@
-"""The models of a service for people and programs: `/available_models`, and what `/health` says."""
+"""The models of a service for people and programs: what `/available_models` and `/health` say, which is the same."""
 
 from __future__ import annotations
 
@@ -6,18 +6,29 @@ from html import escape
 from typing import Any
 
 from .dataplane import DataPlane
+from .direct import DirectRoute
 from .repository import ModelStatus
 from .route import Route
 from .settings import ModelSettings
 
-__all__ = ["health", "listing", "listing_page"]
+__all__ = ["available_models", "health", "listing", "listing_page"]
 
 
 def listing(dataplane: DataPlane) -> list[dict[str, Any]]:
     """Every model, served or not, by name."""
     known = {} if dataplane.repository is None else {one.name: one for one in dataplane.repository.listing()}
     routes = {name: route for name, route in dataplane.routes.items() if route.model is not None}
-    return [_entry(name, routes.get(name), known.get(name)) for name in sorted(known.keys() | routes.keys())]
+    served = dataplane.direct_routes()
+    return [
+        _entry(name, routes.get(name), known.get(name), served.get(name))
+        for name in sorted(known.keys() | routes.keys())
+    ]
+
+
+def available_models(dataplane: DataPlane) -> dict[str, Any]:
+    """What `/available_models` answers."""
+    models = listing(dataplane)
+    return {"status": _status(dataplane, models), "models": models}
 
 
 def health(dataplane: DataPlane, settings: ModelSettings) -> tuple[dict[str, Any], bool]:
@@ -73,7 +84,9 @@ def listing_page(models: list[dict[str, Any]]) -> str:
     )
 
 
-def _entry(name: str, route: Route | None, status: ModelStatus | None) -> dict[str, Any]:
+def _entry(
+    name: str, route: Route | None, status: ModelStatus | None, direct: DirectRoute | None
+) -> dict[str, Any]:
     model = None if route is None else route.model
     entry: dict[str, Any] = {
         "name": name,
@@ -85,9 +98,12 @@ def _entry(name: str, route: Route | None, status: ModelStatus | None) -> dict[s
         "path": f"/predict/{name}",
         "inputs": [],
         "outputs": [],
-        "circuit_breaker": None,
+        "circuit_breaker": None if direct is None or direct.breaker is None else direct.breaker.state,
+        "stuck": direct is not None and direct.batcher.is_stuck,
         "warnings": [],
     }
+    if direct is not None and entry["stuck"]:
+        entry["reason"] = f"every instance runs for more than {direct.timeout:g} s"
     if model is None:
         entry["backend"] = None if status is None else status.backend
         return entry
@@ -112,28 +128,21 @@ def _shapes(tensors: list[dict[str, Any]]) -> str:
 
 
 def _status(dataplane: DataPlane, models: list[dict[str, Any]]) -> str:
-    """Ready means: every model that is not broken for good can be called."""
+    """Loading keeps a service from being called when it starts. Later, a model that is put beside others must not take
+    them out of a load balancer."""
     if not dataplane.is_ready:
         return "draining" if dataplane.is_closing else "starting"
-    stuck: set[str] = set()
-    for model in models:
-        direct = dataplane.direct_routes().get(model["name"])
-        if direct is None:
-            continue
-        if direct.breaker is not None:
-            model["circuit_breaker"] = direct.breaker.state
-        if direct.batcher.is_stuck:
-            model["reason"] = f"every instance runs for more than {direct.timeout:g} s"
-            stuck.add(model["name"])
-    if dataplane.is_loading or any(model["state"] == "loading" and not model["inputs"] for model in models):
+    if dataplane.is_loading:
         return "loading"
-    usable = [
-        model
-        for model in models
-        if model["state"] == "ready"
-        and model["circuit_breaker"] in (None, "closed", "half_open")
-        and model["name"] not in stuck
-    ]
-    if len(usable) == len([model for model in models if model["state"] != "unloaded"]):
+    wanted = [model for model in models if model["state"] != "unloaded"]
+    usable = [model for model in wanted if _is_usable(model)]
+    if len(usable) == len(wanted):
         return "healthy"
-    return "degraded" if usable or len(dataplane.routes) > len(models) else "broken"
+    if usable or len(dataplane.routes) > sum(model["state"] == "ready" for model in models):
+        return "degraded"
+    return "loading" if any(model["state"] == "loading" for model in wanted) else "broken"
+
+
+def _is_usable(model: dict[str, Any]) -> bool:
+    """Calls are let in."""
+    return model["state"] == "ready" and model["circuit_breaker"] != "open" and not model["stuck"]

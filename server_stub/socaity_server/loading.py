@@ -101,8 +101,11 @@ def load_model(
     allow_pickle: bool = False,
     cores: int | None = None,
     settings: ModelSettings | None = None,
+    is_alone: bool = False,
 ) -> LoadedModel:
     """Check the hash, load, measure and warm up; what was opened is closed again when any of it fails.
+
+    `is_alone`: the model has no folder, and so no configuration.
 
     Raises ConfigurationError, which says what to do; an engine may raise its own errors as well.
     """
@@ -114,7 +117,7 @@ def load_model(
     file_hash = _checked_hash(path, config.sha256)
     content_hash = _content_hash(file_hash, config)
     backend = backend_of(path, config.backend)
-    options = _options(config, backend, allow_pickle=allow_pickle)
+    options = dataclasses.replace(_options(config, backend, allow_pickle=allow_pickle), is_alone=is_alone)
 
     examples = ExampleInputs(path)
     in_process = (config.execution or ("process" if engine_of(backend).holds_gil else "thread")) == "process"
@@ -131,6 +134,7 @@ def load_model(
             execution="process" if in_process else "thread",
             instances=instances or 1,
             retry=config.idempotent,
+            model=name,
         )
         with _closed_on_error(runtime):
             _apply(runtime, config, name)

@@ -13,7 +13,7 @@ from socaity.exceptions import ConfigurationError
 
 from .config_keys import read_model_config
 from .model_config import ModelConfig
-from .runtimes.registry import MODEL_SUFFIXES
+from .runtimes.registry import model_suffixes
 
 __all__ = ["ModelFiles", "VersionFiles", "fingerprint", "scan_folder"]
 
@@ -46,7 +46,7 @@ class VersionFiles:
     def backend(self) -> str | None:
         """What is configured, or what the file's name says."""
         suffix = "" if self.file is None else self.file.suffix.lower()
-        return self.config.backend or MODEL_SUFFIXES.get(suffix)
+        return self.config.backend or model_suffixes().get(suffix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +257,7 @@ class _Scanner:
 
     def _not_one(self, folder: Path, chosen: list[Path]) -> str:
         if not chosen:
-            return f"There is no model file ({', '.join(MODEL_SUFFIXES)}) in {self._shown(folder)}; say which with `file:`."
+            return f"There is no model file ({', '.join(model_suffixes())}) in {self._shown(folder)}; say which with `file:`."
         names = ", ".join(one.name for one in chosen)
         return f"{self._shown(folder)} has several model files ({names}); say which with `file:`."
 
@@ -291,13 +291,20 @@ def _configs(files: list[Path], *, is_root: bool, inside: bool) -> tuple[Path | 
 def _candidates(files: Iterable[Path], backend: str | None, *, any_python: bool = False) -> list[Path]:
     """Files that may be a model. Other Python files than `model.py` are mostly what a model imports."""
     any_python = any_python or backend == "python"
+    suffixes = model_suffixes()
     return [
         path
         for path in files
-        if path.suffix.lower() in MODEL_SUFFIXES
-        and backend in (None, MODEL_SUFFIXES[path.suffix.lower()])
+        if path.suffix.lower() in suffixes
+        and backend in (None, suffixes[path.suffix.lower()])
+        and not _is_warmup(path)
         and (path.suffix != ".py" or any_python or path.stem == "model")
     ]
+
+
+def _is_warmup(path: Path) -> bool:
+    """Rows to run a model with, which an added runtime may have the suffix of."""
+    return path.suffix in (".json", ".npz") and (path.stem == "warmup" or path.stem.endswith(".warmup"))
 
 
 def _with(file: Path | None, files: list[Path]) -> tuple[Path, ...]:

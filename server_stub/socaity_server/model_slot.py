@@ -17,11 +17,16 @@ from .background import in_background, on_thread
 from .loading import LoadedModel
 from .model_files import ModelFiles, VersionFiles, fingerprint
 
-__all__ = ["ModelSlot", "ModelState", "OnGone", "OnReady", "SlotServices"]
+__all__ = ["ABSENT_CODES", "ModelSlot", "ModelState", "OnGone", "OnReady", "SlotServices"]
 
 ModelState: TypeAlias = Literal["loading", "ready", "failed", "unloaded"]
 OnReady: TypeAlias = Callable[[str, LoadedModel, LoadedModel | None], Awaitable[None]]
 OnGone: TypeAlias = Callable[[str, LoadedModel], Awaitable[None]]
+
+ABSENT_CODES = frozenset(
+    {"model_failed", "model_loading", "model_not_found", "model_unloaded", "version_not_found"}
+)
+"""The codes of errors that say why a model is not there."""
 
 _logger = logging.getLogger(__name__)
 _LONGEST_LOAD = 900.0
@@ -151,6 +156,8 @@ class ModelSlot:
             _logger.warning("Calls of the model %s have not ended; it is closed all the same", self.name)
         except Exception:
             _logger.exception("The model %s could not be withdrawn", self.name)
+        else:
+            _logger.info("The model %s is unloaded", self.name)
         finally:
             closing = in_background(lambda: _close(loaded))
         await asyncio.wait([asyncio.wrap_future(closing)], timeout=timeout)
@@ -239,6 +246,14 @@ class ModelSlot:
                 in_background(lambda: _close(previous))
             raise
         self.loaded, self._source = loaded, files
+        version = "" if loaded.version is None else f", version {loaded.version}"
+        _logger.info(
+            "The model %s is %s%s (%s)",
+            self.name,
+            "loaded" if previous is None else "reloaded",
+            version,
+            loaded.summary,
+        )
         if previous is not None:
             await on_thread(lambda: _close(previous))
         return None

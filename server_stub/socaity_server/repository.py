@@ -43,6 +43,7 @@ class Load(Protocol):
         allow_pickle: bool,
         cores: int | None,
         settings: ModelSettings | None,
+        is_alone: bool,
     ) -> LoadedModel: ...
 
 
@@ -161,7 +162,9 @@ class ModelRepository:
         model = await self._found(name)
         if version is not None and version not in _versions(model.files):
             known = ", ".join(_versions(model.files)) or "none"
-            raise NotFoundError(f"The model {name!r} has no version {version!r} (known: {known}).")
+            raise NotFoundError(
+                f"The model {name!r} has no version {version!r} (known: {known}).", code="version_not_found"
+            )
         before, model.pinned, model.is_wanted = model.pinned, version, True
         await self._bring_up(model, retry=True)
         try:
@@ -360,6 +363,7 @@ class ModelRepository:
             allow_pickle=self._allow_pickle,
             cores=self._cores,
             settings=self._settings,
+            is_alone=name in self._models and self._models[name].files.path == files.file,
         )
 
     def _reason(self, exc: Exception) -> str:

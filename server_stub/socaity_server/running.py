@@ -10,10 +10,11 @@ from contextvars import Context
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from socaity.exceptions import InvalidInputError, JobCancelled, JobFailed
+from socaity.exceptions import APIError, JobCancelled, JobFailed, SocaityError, from_problem, to_problem
 from socaity.protocol.events import EventKind
 
 from .media import BrokenMedia, Inputs, needs_time, read_files
+from .model_slot import ABSENT_CODES
 from .progress import Channel, JobProgress
 from .route import Route
 from .values import to_plain
@@ -268,14 +269,19 @@ class Run:
             channel.put("returned")
 
 
-def failure(exc: BaseException) -> JobFailed | JobCancelled | InvalidInputError:
-    """What the caller gets to know of an exception in the user's function: type, text and the user's own frames."""
+def failure(exc: BaseException) -> SocaityError:
+    """What the caller gets to know of an exception in the user's function: type, text and the user's own frames.
+
+    What the model repository says is an answer, with a status of its own, also to whoever called the function.
+    """
     if isinstance(exc, JobFailed) and exc.code == "upstream_failed":  # of a call that it made, not its own
         return JobFailed(Exception.__str__(exc), remote_traceback=exc.remote_traceback)
     if isinstance(exc, JobFailed | JobCancelled):
         return exc
     if isinstance(exc, BrokenMedia):
         return exc.error
+    if isinstance(exc, APIError) and exc.code in ABSENT_CODES:
+        return from_problem(to_problem(exc))  # a copy without the frames, which refer to this one: a circle
     frame = exc.__traceback__
     while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_OURS):
         frame = frame.tb_next

@@ -98,14 +98,16 @@ class TensorInputs:
         return arrays, rows, is_single
 
     def _wrong_names(self, arguments: Mapping[str, Any]) -> InvalidInputError:
-        for name in arguments:
-            if name not in self._takers:
-                near = get_close_matches(name, list(self._takers), n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                takes = ", ".join(self._takers)
-                return InvalidInputError(
-                    f"{self.route}() has no parameter {name!r}{hint}. It takes {takes}.", parameter=name
-                )
+        unknown = [name for name in arguments if name not in self._takers]
+        if unknown:
+            # `features` alone stands for the only input: what is wrong is rather what came with it
+            name = next((one for one in unknown if one != "features"), unknown[0])
+            near = get_close_matches(name, list(self._takers), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            takes = ", ".join(self._takers)
+            return InvalidInputError(
+                f"{self.route}() has no parameter {name!r}{hint}. It takes {takes}.", parameter=name
+            )
         missing = next(name for name in self._takers if name not in arguments)
         return InvalidInputError(f"{self.route}() needs the parameter {missing!r}.", parameter=missing)
 

@@ -6,6 +6,7 @@ import contextlib
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,9 +36,11 @@ def follow(job: Job[Any], output: Output, *, name: str, url: str, keeps: bool) -
         sys.stderr.write(_how_to_go_on(job.id, url, keeps))
         return _INTERRUPTED
     except BrokenPipeError:  # nobody reads the rest
-        if not job.done() and job.cancel():
-            with contextlib.suppress(SocaityError, TimeoutError):
-                job.exception(_CANCEL_DEADLINE)
+        # an event, as waiting for the job itself would show that after a while
+        has_ended = threading.Event()
+        job.add_done_callback(lambda _: has_ended.set())
+        if job.cancel():
+            has_ended.wait(_CANCEL_DEADLINE)
         raise
     except SocaityError as exc:
         output.finish()

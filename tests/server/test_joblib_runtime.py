@@ -52,6 +52,9 @@ def test_pickle_is_not_loaded_unless_it_is_trusted(tmp_path: Path) -> None:
         JoblibRuntime(file)
     with pytest.raises(ConfigurationError, match=found):
         JoblibRuntime(file, RuntimeOptions(sha256="f" * 64, allow_pickle=True))
+    alone = rf"--allow-pickle .*This one alone can be allowed in a folder of its own.*sha256: {found}"
+    with pytest.raises(ConfigurationError, match=alone):
+        JoblibRuntime(file, RuntimeOptions(is_alone=True))
     assert not trace.exists()
     with pytest.raises(ConfigurationError, match="no method 'predict'"):
         JoblibRuntime(file, RuntimeOptions(sha256=found))

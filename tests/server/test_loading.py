@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from socaity.exceptions import ConfigurationError
-from socaity_server import loading
+from socaity.exceptions import ConfigurationError, ServerError
+from socaity_server import SocaityRouter, loading
 from socaity_server.config_keys import parse_model_config
 from socaity_server.example_inputs import ExampleInputs
 from socaity_server.loading import LoadedModel, load_model
@@ -415,3 +416,40 @@ async def test_a_folder_of_real_models_is_served_and_reloaded(tmp_path: Path) ->
     finally:
         await repository.aclose()
     assert served == {}
+
+
+def test_worker_that_dies_is_called_by_the_name_of_its_model(tmp_path: Path) -> None:
+    file = python_model(tmp_path, "import os\ndef predict(x):\n    os._exit(3)\n")
+    config = ModelConfig(warmup=False, idempotent=False, instances=1)
+    runtime = load_model(file, config, name="sentences").runtime
+    try:
+        with pytest.raises(ServerError, match="The worker process of 'sentences' ended with exit status 3"):
+            runtime.run({"x": np.zeros((1, 3), np.float32)})
+    finally:
+        runtime.close()
+
+
+@pytest.mark.anyio
+async def test_refused_pickle_says_what_is_possible_where_it_lies(tmp_path: Path) -> None:
+    async def on_ready(name: str, loaded: LoadedModel, previous: LoadedModel | None) -> None:
+        raise AssertionError("a pickle was loaded")
+
+    async def on_gone(name: str, loaded: LoadedModel) -> None:
+        pass
+
+    (tmp_path / "models" / "folder").mkdir(parents=True)
+    for name in ("alone.joblib", "configured.joblib", "folder/model.joblib"):
+        (tmp_path / "models" / name).write_bytes(pickle.dumps(name))
+    (tmp_path / "models" / "configured.yaml").write_text("file: configured.joblib")
+    repository = ModelRepository(tmp_path / "models", on_ready=on_ready, on_gone=on_gone)
+    try:
+        reasons = {status.name: status.reason or "" for status in await repository.load_all()}
+    finally:
+        await repository.aclose()
+    assert all("is a pickle, which can run code" in reason for reason in reasons.values())
+    assert "If you trust it, allow all such files with --allow-pickle" in reasons["alone"]
+    assert "in a folder of its own, by a model_config.yaml beside it that says `sha256: " in reasons["alone"]
+    for name in ("configured", "folder"):
+        assert "put `sha256: " in reasons[name]
+    with pytest.raises(ConfigurationError, match=r"--allow-pickle \(`allow_pickle=True`\)\. This one alone"):
+        SocaityRouter().add_model(tmp_path / "models" / "alone.joblib")

@@ -492,11 +492,120 @@ async def test_model_that_loads_still_says_when_to_come_back(
         assert int(answer.headers["retry-after"]) >= 1
     health = await client.get("/health")
     assert (health.status_code, health.json()["status"]) == (503, "loading")
+    assert (await client.get("/available_models")).json()["status"] == "loading"
     (tmp_path / "slow" / "go").touch()
     await router.dataplane.settled(DEADLINE)
     answer = await client.post("/predict/slow", json={"features": [[1, 2]]})
     assert answer.json() == {"model": "slow", "predictions": [[1, 2]]}
     assert (await client.get("/health")).json()["status"] == "healthy"
+
+
+async def test_health_and_the_list_of_models_say_the_same(
+    tmp_path: Path, router: SocaityRouter, client: httpx.AsyncClient
+) -> None:
+    def put(name: str, source: str) -> None:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model_config.yaml").write_text("execution: thread\nwarmup: false\n")
+        (tmp_path / name / "model.py").write_text(source)
+
+    async def look() -> tuple[int, str, dict[str, str]]:
+        health = await client.get("/health")
+        listed = (await client.get("/available_models")).json()
+        assert listed["status"] == health.json()["status"]
+        shown = health.json()["models"]
+        assert {
+            one["name"]: {key: one[key] for key in shown[one["name"]]} for one in listed["models"]
+        } == shown
+        states = {name: one["state"] for name, one in shown.items()}
+        assert sorted(health.json()["loaded_models"]) == [name for name in states if states[name] == "ready"]
+        return health.status_code, listed["status"], states
+
+    put("broken", "def predict(x:\n")
+    repository = router.add_models(tmp_path)
+    await client.get("/health")
+    await router.dataplane.settled(DEADLINE)
+    assert await look() == (503, "broken", {"broken": "failed"})
+    put(
+        "slow",
+        "import pathlib, time\n"
+        "def load():\n"
+        "    while not pathlib.Path(__file__).with_name('go').exists():\n"
+        "        time.sleep(0.005)\n"
+        "def predict(x):\n"
+        "    return x\n",
+    )
+    loading = asyncio.create_task(repository.load("slow"))
+    while "slow" not in (await look())[2]:
+        await asyncio.sleep(0)
+    assert await look() == (503, "loading", {"broken": "failed", "slow": "loading"})
+    router.add_model(Scaler(), name="scale")
+    # a model that is put beside others does not take them out of a load balancer
+    both = {"broken": "failed", "scale": "ready"}
+    assert await look() == (200, "degraded", {**both, "slow": "loading"})
+    (tmp_path / "slow" / "go").touch()
+    await loading
+    assert await look() == (200, "degraded", {**both, "slow": "ready"})
+    await repository.unload("slow")
+    assert (await look())[2] == {**both, "slow": "unloaded"}
+    await repository.unload("broken")
+    assert await look() == (200, "healthy", {"broken": "unloaded", "scale": "ready", "slow": "unloaded"})
+
+
+async def test_list_of_models_tells_of_breakers_and_of_models_that_hang(
+    router: SocaityRouter, client: httpx.AsyncClient
+) -> None:
+    runtime = Scaler()
+    breaker = BreakerConfig(minimum_calls=1, recovery_time=600.0)
+    router.add_model(Scaler(), name="scale", config=ModelConfig(circuit_breaker=breaker))
+    router.add_model(runtime, name="hang", config=ModelConfig(timeout=0.05, instances=1))
+    assert (await client.post("/predict/scale", json={"x": [666, 1]})).status_code == 500
+    runtime.gate = threading.Semaphore(0)
+    assert (await client.post("/predict/hang", json={"x": [1, 2]})).status_code == 504
+    models = {one["name"]: one for one in (await client.get("/available_models")).json()["models"]}
+    assert models["scale"]["circuit_breaker"] == "open"
+    while not router.dataplane.direct_routes()["hang"].batcher.is_stuck:
+        await asyncio.sleep(0)
+    health = await client.get("/health")
+    assert (health.status_code, health.json()["status"]) == (503, "broken")
+    models = {one["name"]: one for one in (await client.get("/available_models")).json()["models"]}
+    assert models["hang"]["reason"] == health.json()["models"]["hang"]["reason"]
+    assert "every instance runs for more than 0.05 s" in models["hang"]["reason"]
+    runtime.gate.release(100)
+
+
+async def test_function_beside_a_broken_model_can_be_called(
+    tmp_path: Path, router: SocaityRouter, client: httpx.AsyncClient
+) -> None:
+    (tmp_path / "model.py").write_text("def predict(x:\n")
+    router.add_models(tmp_path)
+
+    @router.add_route("/hello")
+    def hello() -> str:
+        return "hello"
+
+    await client.get("/health")
+    await router.dataplane.settled(DEADLINE)
+    health = await client.get("/health")
+    assert (health.status_code, health.json()["status"]) == (200, "degraded")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        ("/predict/scale", {"x": [1, 2], "scale": 2.0}, "scale"),
+        ("/predict/scale", {"features": [[1, 2]], "scale": 2.0}, "scale"),
+        ("/predict_batched/scale", {"features": [[1, 2]], "y": 2.0}, "y"),
+        ("/predict/scale", {"features": [[1, 2]], "x": [1, 2]}, "features"),
+    ],
+)
+async def test_undeclared_input_is_refused_with_the_known_ones(
+    client: httpx.AsyncClient, scaler: Scaler, path: str, body: dict[str, Any], named: str
+) -> None:
+    answer = await client.post(path, json=body)
+    assert (answer.status_code, answer.json()["parameter"]) == (422, named)
+    assert answer.json()["detail"].startswith(f"scale() has no parameter {named!r}")
+    assert "It takes x." in answer.json()["detail"]
+    assert scaler.seen == []
 
 
 # Limits

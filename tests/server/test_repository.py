@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -591,3 +592,35 @@ async def test_quiet_knows_what_was_left_alone(tmp_path: Path) -> None:
     assert not quiet.is_settled([tmp_path / "a"])
     assert quiet.settle(3.0)
     assert quiet.next_at() is None
+
+
+# The log
+
+
+async def test_what_is_loaded_reloaded_and_unloaded_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "socaity_server")
+
+    def said() -> list[tuple[str, str]]:
+        return [(record.levelname, record.getMessage().partition(" (")[0]) for record in caplog.records]
+
+    put(tmp_path, "a/1/model.onnx")
+    put(tmp_path, "b.onnx")
+    async with open_world(tmp_path, watch=True) as world:
+        await world.repository.load_all()
+        put(tmp_path, "a/2/model.onnx")
+        await world.until(lambda: world.log.count("ready a") == 2)
+        put(tmp_path, "b.onnx", "bad")
+        await world.until(lambda: "bad" in world.reason("b"))
+        (tmp_path / "b.onnx").unlink()
+        await world.until(lambda: "b" not in world.served)
+        await world.repository.unload("a")
+    assert said() == [
+        ("INFO", "The model a is loaded, version 1"),
+        ("INFO", "The model b is loaded"),
+        ("INFO", "The model a is reloaded, version 2"),
+        ("WARNING", "The model b could not be loaded: b.onnx is bad"),
+        ("INFO", "The model b is unloaded"),
+        ("INFO", "The model a is unloaded"),
+    ]

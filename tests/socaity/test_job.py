@@ -238,6 +238,19 @@ def test_events_change_what_the_job_says() -> None:
     service.close()
 
 
+@pytest.mark.parametrize(
+    ("sent", "shown"), [(0, 0.0), (1, 1.0), (0.25, 0.25), (42, 1.0), (-3, 0.0), (None, None), (math.nan, 0.0)]
+)
+def test_progress_outside_of_its_range_is_cut_off(sent: Any, shown: float | None) -> None:
+    service, wire = held()
+    job = service.ask()
+    [call] = wire.wait_for(1)
+    wire.deliver(call, ("progress", {"fraction": sent, "message": None}))
+    assert job.progress == socaity.Progress(shown, None)
+    assert not job.done()
+    service.close()
+
+
 def test_a_terminal_status_is_no_result() -> None:
     service, wire = held()
     job = service.ask()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -337,3 +338,19 @@ wire.wait_for(3)
 print("end")
 """)
     assert (done.stdout, done.returncode) == ("end\n", 0), done.stderr
+
+
+def test_the_loop_does_not_run_in_the_context_of_a_caller() -> None:
+    variable: ContextVar[str] = ContextVar("variable")
+
+    async def look() -> str | None:
+        return variable.get(None)
+
+    variable.set("of the caller")
+    assert portal.spawn(look()).result(DEADLINE) is None
+    seen: list[str | None] = []
+    has_come = threading.Event()
+    outbox: Outbox[int] = Outbox(lambda items: (seen.append(variable.get(None)), has_come.set()))
+    outbox.put(1)
+    assert has_come.wait(DEADLINE)
+    assert seen == [None]

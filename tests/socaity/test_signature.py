@@ -46,6 +46,10 @@ def bind(description: EndpointDescription, *args: Any, **kwargs: Any) -> dict[st
             describe(parameter("x", tensor=TensorDescription(dtype="float32", shape=[None, 3]))),
             "(x: 'Array[float32, ?×3]')",
         ),
+        (
+            describe(parameter("x", tensor=TensorDescription(dtype="int64", shape=[]))),
+            "(x: 'Array[int64, scalar]')",
+        ),
         (describe(parameter("f", location="file")), "(f: bytes)"),
         (describe(parameter("a", TEXT), returns={"type": "boolean"}), "(a: str) -> bool"),
     ],

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -257,6 +259,29 @@ def test_odd_keys_make_a_typed_dict_that_runs(imported: Any, properties: dict[st
     assert module.ask(value).result(DEADLINE) == value
     assert transport.calls == [("ask", {"value": value})]
     module.service.service.close()
+
+
+def test_module_needs_no_package_that_the_client_does_not_depend_on() -> None:
+    shape = {
+        "title": "Odd",
+        "type": "object",
+        "properties": {"a-b": STRING, "maybe": STRING},
+        "required": ["a-b"],
+    }
+    array = ParameterDescription(name="x", tensor=TensorDescription(dtype="float32"))
+    file = ParameterDescription(name="file", json_schema={"type": "string", "format": "binary"})
+    source = write_stub(one(array, file, returns=shape, batched=True), URL)
+    needed = {
+        name.partition(".")[0]
+        for statement in ast.parse(source).body  # what is behind `if TYPE_CHECKING` is not imported
+        if isinstance(statement, ast.Import | ast.ImportFrom)
+        for name in ([statement.module or ""] if isinstance(statement, ast.ImportFrom) else ["socaity"])
+    }
+    assert "typing_extensions" in needed
+    pyproject = Path(__file__).parents[2] / "pyproject.toml"
+    declared = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
+    packages = {re.split(r"[^\w-]", one)[0].replace("-", "_") for one in declared}
+    assert needed <= {"socaity", *packages, *sys.stdlib_module_names}
 
 
 def test_names_that_python_has_taken_are_changed_here_and_kept_on_the_wire(imported: Any) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,10 @@ from socaity.exceptions import (
     ServerError,
 )
 from socaity.protocol.description import EndpointDescription
-from socaity.transport import Target
+from socaity.protocol.events import JobStatus
+from socaity.transport import Target, error_from_event
 from socaity_server import JobProgress, SocaityRouter
-from socaity_transports._httpx import HTTPClient
+from socaity_transports._httpx import HTTPClient, HTTPRequest
 from socaity_transports._watch import JobWatch, WatchTimes, events_of_document
 from socaity_transports.http import HTTPTransport
 from tests.transports.doubles import RecordedCall, called, opened, served
@@ -499,3 +501,155 @@ async def test_a_call_of_an_unknown_endpoint_is_not_found(between: Between) -> N
         transport.start([call])
         await call.ended()
     assert isinstance(call.error, NotFoundError)
+
+
+# -- what an answer may say -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spell", [str, str.upper, str.title], ids=["lower", "upper", "title"])
+def test_every_end_is_an_end_in_any_letter_case(spell: Callable[[str], str]) -> None:
+    def end(status: str, **document: Any) -> Any:
+        [event] = events_of_document({"status": spell(status), **document})
+        assert event.is_terminal
+        return event.data if event.kind == "result" else error_from_event(event, "a" * 32)
+
+    assert end("succeeded", result=0) == 0
+    assert isinstance(end("cancelled"), JobCancelled)
+    assert isinstance(end("failed"), JobFailed)
+    timed_out = end("failed", error={"code": "timeout", "detail": "it ran out of time"})
+    assert (type(timed_out), timed_out.code) == (JobFailed, "timeout")
+    assert isinstance(end("failed", error={"code": "job_lost"}), JobLost)
+    assert isinstance(end("failed", error={"code": "job_not_found", "status": 404}), NotFoundError)
+    rejected = end("failed", error={"code": "queue_full", "status": 503, "retry_after": 2})
+    assert (type(rejected), rejected.retry_after) == (ServerError, 2)
+    assert {status for status in JobStatus if status.is_terminal} == {"succeeded", "failed", "cancelled"}
+
+
+@pytest.mark.parametrize("status", ["queued", "running", "RUNNING"])
+def test_a_result_beside_an_unfinished_status_is_no_result(status: str) -> None:
+    for result in (None, "", [], {"progress": 0.5}):
+        events = events_of_document({"status": status, "result": result})
+        assert [event.kind for event in events] == ["status"]
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, None])
+@pytest.mark.parametrize("is_pushed", [True, False], ids=["pushed", "asked"])
+async def test_trouble_on_the_way_does_not_end_a_job(
+    between: Between, status: int | None, is_pushed: bool
+) -> None:
+    """`None` is a connection that breaks."""
+    no_events = answer_events(200, "text/html", b"")
+    left = 3
+
+    async def way(app: Any, scope: Any, receive: Any, send: Any) -> None:
+        nonlocal left
+        if scope["path"].endswith("/events") and not is_pushed:
+            await no_events(app, scope, receive, send)
+        elif scope["method"] == "GET" and "/jobs/" in scope["path"] and left:
+            left -= 1
+            if status is None:
+                raise ConnectionResetError
+            await send({"type": "http.response.start", "status": status, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            gates.go_on.set()
+            await app(scope, receive, send)
+
+    async with opened(between.url, times=QUICK) as transport:
+        call = await begun(transport, "slow")
+        await until(gates.started.is_set)
+        between.way = way
+        assert await call.result() == "slow"
+    assert left == 0
+
+
+async def test_a_job_is_asked_for_less_and_less_and_never_more_often_than_the_service_wants() -> None:
+    documents: list[tuple[dict[str, Any], dict[str, str]]] = [({"status": "running"}, {})] * 6
+    documents += [({"status": "running"}, {"retry-after": "9"}), ({"status": "succeeded", "result": 1}, {})]
+    answers = iter(documents)
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"].endswith("/events"):
+            await answer_events(200, "text/html", b"")(None, scope, receive, send)
+            return
+        document, headers = next(answers)
+        pairs = [
+            (b"content-type", b"application/json"),
+            *((k.encode(), v.encode()) for k, v in headers.items()),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": pairs})
+        await send({"type": "http.response.body", "body": json.dumps(document).encode()})
+
+    times = WatchTimes(first_poll=0.5, max_poll=2.0)
+    with served(app) as url:
+        client = HTTPClient(Target(url))
+        try:
+            watch = JobWatch(client, url, "a" * 32, times=times, streaming=False, sleep=sleep)
+            events = [event async for event in watch.events()]
+        finally:
+            await client.aclose()
+    assert events[-1].data == 1
+    # the first answer shows that requests are not held; the next delays grow to the largest
+    assert slept == [0.5, 0.75, 1.125, 1.6875, 2.0, 9.0]
+
+
+# -- connections ------------------------------------------------------------------------------------------------------
+
+
+class CancelledAt:
+    """Awaits a coroutine and cancels it at its suspension number `at`, whatever it waits for."""
+
+    def __init__(self, coroutine: Any, at: int) -> None:
+        self._coroutine, self._at = coroutine, at
+        self.is_reached = False
+
+    def __await__(self) -> Any:
+        steps, count = self._coroutine.__await__(), 0
+        step, value = steps.send, None
+        while True:
+            try:
+                waited = step(value)
+            except StopIteration as end:
+                return end.value
+            count += 1
+            step, value = steps.send, None
+            if count == self._at:
+                self.is_reached = True
+                if waited is not None:
+                    waited._asyncio_future_blocking = False
+                    waited.cancel()
+                step, value = steps.throw, asyncio.CancelledError()
+                continue
+            try:
+                yield waited
+            except BaseException as exc:
+                step, value = steps.throw, exc
+
+
+async def test_a_request_that_is_cancelled_at_any_moment_harms_no_other(between: Between) -> None:
+    client = HTTPClient(Target(between.url))
+
+    async def ask() -> Any:
+        async with client.stream(HTTPRequest(url=f"{between.url}/openapi.json")) as response:
+            return await response.document()
+
+    async def ask_and_cancel(at: int) -> bool:
+        cancelled = CancelledAt(ask(), at)
+        with suppress(asyncio.CancelledError):
+            await cancelled
+        return cancelled.is_reached
+
+    try:
+        await ask()
+        moments = 0
+        while await asyncio.ensure_future(ask_and_cancel(moments + 1)):
+            moments += 1
+            async with asyncio.timeout(20):
+                assert (await ask())["info"]["title"] == "ours"
+        assert moments > 2
+    finally:
+        await client.aclose()

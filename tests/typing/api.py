@@ -48,6 +48,7 @@ from socaity.protocol.description import EndpointDescription, ServiceDescription
 from socaity.protocol.events import JobEvent
 from socaity.testing import ScriptedTransport, TransportContract, number_events
 from socaity.transport import Call, CallOptions, Target, open_transport
+from socaity_server import Runtime, RuntimeOptions, TensorSpec, add_runtime
 
 
 class MyTransport(Transport):
@@ -261,3 +262,20 @@ class TestMine(TransportContract):
 
 
 assert_type(socaity.__version__, str)
+
+
+class OwnRuntime(Runtime):
+    suffixes = (".own",)
+
+    def __init__(self, path: Path, options: RuntimeOptions) -> None:
+        self.name = f"own, {options.threads} threads"
+        self.inputs = (TensorSpec("x", "float32", (None, 3)),)
+        self.outputs = ()
+        self.batched = True
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(inputs)
+
+
+def own_runtimes() -> None:
+    assert_type(add_runtime("own", OwnRuntime), None)

@@ -375,6 +375,7 @@ class _ConnectionStack(httpx.AsyncBaseTransport):
             "https": deque(),
         }
         self._lent: set[httpx.AsyncHTTPTransport] = set()
+        self._dropped: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
@@ -389,7 +390,7 @@ class _ConnectionStack(httpx.AsyncBaseTransport):
         try:
             response = await wire.handle_async_request(request)
         except BaseException:
-            self.give_back(scheme, wire)
+            self.drop(wire)
             raise
         stream = cast("httpx.AsyncByteStream", response.stream)
         return httpx.Response(
@@ -409,6 +410,7 @@ class _ConnectionStack(httpx.AsyncBaseTransport):
         # An iteration that somebody gave up may end only after us.
         while self._lent:
             await self._lent.pop().aclose()
+        await asyncio.gather(*self._dropped, return_exceptions=True)
 
     def _connection(self, scheme: str) -> httpx.AsyncHTTPTransport:
         return httpx.AsyncHTTPTransport(
@@ -436,6 +438,15 @@ class _ConnectionStack(httpx.AsyncBaseTransport):
         self._idle[scheme].append((time.monotonic(), wire))
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(2 * KEEP_ALIVE, self._tick)
+
+    def drop(self, wire: httpx.AsyncHTTPTransport) -> None:
+        """The request of this connection did not end in order: whoever got it next might wait for it for ever."""
+        if self._is_closed:
+            return  # it has been closed with the others
+        self._lent.discard(wire)
+        closing = asyncio.get_running_loop().create_task(wire.aclose())
+        self._dropped.add(closing)
+        closing.add_done_callback(self._dropped.discard)
 
     def _tick(self) -> None:
         """Connections that nobody used for a while would be closed by the other side and kept open by us."""
@@ -472,8 +483,10 @@ class _Borrowed(httpx.AsyncByteStream):
             return
         try:
             await self._stream.aclose()
-        finally:
-            self._stack.give_back(self._scheme, wire)
+        except BaseException:
+            self._stack.drop(wire)
+            raise
+        self._stack.give_back(self._scheme, wire)
 
 
 def _environment_proxy(url: httpx.URL) -> str | None:

@@ -31,7 +31,7 @@ from ._httpx import MESSAGEPACK, HTTPClient, HTTPRequest
 from ._openapi import Operation
 from ._watch import JobWatch, WatchTimes, events_of_document
 
-__all__ = ["HTTPTransport"]
+__all__ = ["HTTPTransport", "WatchTimes"]
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -21,13 +21,14 @@ from socaity.protocol.events import JobStatus
 
 from ..dataplane import DataPlane
 from ..latency_log import LatencyLog
-from ..listing import health, listing, listing_page
+from ..listing import available_models, health, listing_page
 from ..metrics import scrape
 from ..route import Route, suggestion
 from ..settings import ModelSettings
 from ..tracing import CallTracer, RequestTracer
 from . import lite, openapi
-from .bodies import check_length, limited_stream, read_arguments
+from .blobs import BlobRoutes
+from .bodies import read_arguments
 from .dashboard import PROTOCOL as LIVE
 from .dashboard import LiveFrontend, dashboard_page
 from .limits import Limits
@@ -40,7 +41,6 @@ __all__ = ["SocaityApp"]
 
 _logger = logging.getLogger(__name__)
 _MAX_PAGE = 1000
-_BLOB_CHUNK = 2**18
 _CLIENT_CLOSED_REQUEST = 499
 
 
@@ -261,9 +261,10 @@ class SocaityApp(FastAPI):
         get("/jobs/{job_id}/events", self._events, "The events of a job as Server-Sent Events")
         get("/jobs/{job_id}/cancel", self._cancel, "Cancel a job", methods=["POST"])
         get("/jobs/{job_id}", self._cancel, "Cancel a job", methods=["DELETE"])
-        get("/blobs/{sha256}", self._put_blob, "Upload bytes by their SHA-256", methods=["PUT"])
-        get("/blobs/{sha256}", self._get_blob, "Uploaded bytes", methods=["GET"])
-        get("/blobs/{sha256}", self._head_blob, "Whether bytes are here", methods=["HEAD"])
+        blobs = BlobRoutes(self.dataplane, max_blob=self.max_blob)
+        get("/blobs/{sha256}", blobs.put, "Upload bytes by their SHA-256", methods=["PUT"])
+        get("/blobs/{sha256}", blobs.get, "Uploaded bytes", methods=["GET"])
+        get("/blobs/{sha256}", blobs.head, "Whether bytes are here", methods=["HEAD"])
 
     # Routes
 
@@ -391,38 +392,6 @@ class SocaityApp(FastAPI):
         msgpack = request.query_params.get("encoding") == "msgpack"
         return EventStream(self.dataplane, job_id, after=_after(request), msgpack=msgpack)
 
-    # Blobs
-
-    async def _put_blob(self, request: Request) -> Response:
-        check_length(request.headers, self.max_blob)
-        sha256 = request.path_params["sha256"]
-        known = self.dataplane.blobs.size(sha256)
-        if known is None:
-            size = await self.dataplane.blobs.put(
-                sha256, limited_stream(request, self.max_blob), max_size=self.max_blob
-            )
-            return value_response({"sha256": sha256, "size": size}, "", status=201)
-        return value_response({"sha256": sha256, "size": known}, "")
-
-    async def _head_blob(self, request: Request) -> Response:
-        size = self.dataplane.blobs.size(request.path_params["sha256"])
-        if size is None:
-            return Response(status_code=404)
-        return Response(headers={"Content-Length": str(size), "Content-Type": "application/octet-stream"})
-
-    async def _get_blob(self, request: Request) -> Response:
-        sha256 = request.path_params["sha256"]
-        file = self.dataplane.blobs.open(sha256)
-        size = self.dataplane.blobs.size(sha256)
-
-        async def chunks() -> AsyncIterator[bytes]:
-            with file:
-                while chunk := await asyncio.to_thread(file.read, _BLOB_CHUNK):
-                    yield chunk
-
-        headers = {"Content-Length": str(size), "ETag": f'"{sha256}"', "X-Content-Type-Options": "nosniff"}
-        return StreamingResponse(chunks(), media_type="application/octet-stream", headers=headers)
-
     # The service
 
     async def _health(self, request: Request) -> Response:
@@ -435,10 +404,10 @@ class SocaityApp(FastAPI):
         return Response(description.model_dump_json(), media_type="application/json")
 
     async def _models(self, request: Request) -> Response:
-        models = listing(self.dataplane)
+        found = available_models(self.dataplane)
         if "text/html" in request.headers.get("accept", ""):
-            return Response(listing_page(models), media_type="text/html")
-        return value_response({"models": models}, "")
+            return Response(listing_page(found["models"]), media_type="text/html")
+        return value_response(found, "")
 
     async def _metrics(self, request: Request) -> Response:
         body, kind = await scrape(self.dataplane, request.headers.get("accept", ""))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -33,7 +33,8 @@ class RuntimeOptions:
     `threads`: how many threads one `run` may use. `device`: `cpu`, `cuda`, `cuda:1`; None: the engine's best.
     `inputs` and `outputs` are declared ones, for files that do not say. `arguments` are those of one engine alone
     (`compile` of Torch, `method` of joblib, `class` and `kwargs` of Python, `graph_optimization` of ONNX).
-    `sha256` is the hash that the file must have; `allow_pickle` lets files run code while they are loaded.
+    `sha256` is the hash that the file must have; `allow_pickle` lets files run code while they are loaded. `is_alone` says
+    that there is no configuration in which a hash could stand.
     """
 
     threads: int = 1
@@ -43,6 +44,7 @@ class RuntimeOptions:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     sha256: str | None = None
     allow_pickle: bool = False
+    is_alone: bool = False
 
 
 DEFAULT_OPTIONS = RuntimeOptions()
@@ -51,9 +53,14 @@ DEFAULT_OPTIONS = RuntimeOptions()
 class Runtime(ABC):
     """One loaded model.
 
-    A subclass sets the attributes while it loads the model. Loading, `run` and `close` block: they are called on
-    worker threads, never on the event loop. `run` may be called from several threads at once.
+    A subclass is called with the path of the model file and `RuntimeOptions`; it sets the attributes while it loads the
+    model, and raises ConfigurationError where that is not possible. Loading, `run` and `close` block: they are called on
+    worker threads, never on the event loop. `run` may be called from several threads at once. `add_runtime`, or an entry
+    point in the group `socaity.runtimes`, makes it known.
     """
+
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """What its files end in, in lower case: `(".npz",)`. Without any, the configuration of a model names the back-end."""
 
     name: str
     """The engine, for people: `onnxruntime 1.20.1`."""

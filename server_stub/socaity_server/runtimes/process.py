@@ -20,6 +20,7 @@ import numpy as np
 from socaity.exceptions import ConfigurationError, ServerError
 
 from .base import DEFAULT_OPTIONS, Runtime, RuntimeOptions
+from .registry import place_of_engine
 from .worker_process import WorkerDied, WorkerProcess
 
 __all__ = ["ProcessRuntime", "WorkerDied"]
@@ -39,6 +40,7 @@ class ProcessRuntime(Runtime):
     The inputs are copied once into memory that both processes have, the outputs once out of it. Errors of the model get
     here as JobFailed. A worker that dies is replaced; its batch is run once more on another (`retry`), and fails with
     WorkerDied if that one dies as well. While workers keep dying, calls fail with a ServerError (503, `retry_after`).
+    `model` is what messages call it (default: the name of the file).
     """
 
     in_process = True
@@ -52,6 +54,7 @@ class ProcessRuntime(Runtime):
         instances: int = 1,
         retry: bool = True,
         load_timeout: float = 120.0,
+        model: str | None = None,
     ) -> None:
         if sys.platform == "win32":
             raise ConfigurationError(
@@ -60,7 +63,9 @@ class ProcessRuntime(Runtime):
         self.restarts = 0
         """How many workers were replaced."""
         self._file = Path(path)
+        self._model = model or self._file.name
         self._backend = backend
+        self._place = place_of_engine(backend)
         self._options = options
         self._retry = retry
         self._load_timeout = load_timeout
@@ -73,7 +78,7 @@ class ProcessRuntime(Runtime):
         self._is_closed = False
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
-        self._keeper = threading.Thread(target=self._keep, name=f"keeper of {self._file.name}", daemon=True)
+        self._keeper = threading.Thread(target=self._keep, name=f"keeper of {self._model}", daemon=True)
         hello = self._load_first(instances)
         self.name = hello["name"]
         self.inputs = hello["inputs"]
@@ -161,7 +166,7 @@ class ProcessRuntime(Runtime):
 
     def _load_one(self) -> dict[str, Any]:
         """Start one worker and put it among the free ones."""
-        worker = WorkerProcess(self._file, self._backend, self._options)
+        worker = WorkerProcess(self._file, self._backend, self._options, model=self._model, place=self._place)
         with self._changed:
             self._loading.add(worker)
             if self._is_closed:
@@ -189,7 +194,7 @@ class ProcessRuntime(Runtime):
                     wait = min(self._due) - time.monotonic()
                     if wait > 0:
                         raise ServerError(
-                            f"The worker processes of {self._file.name!r} keep dying; the next one is started in "
+                            f"The worker processes of {self._model!r} keep dying; the next one is started in "
                             f"{wait:.1f} seconds. The server's log says why they died.",
                             status=503,
                             code="model_unavailable",
@@ -272,7 +277,7 @@ class ProcessRuntime(Runtime):
             if worker not in self._idle:
                 return False
             self._idle.remove(worker)
-        _logger.warning("A worker process of %r ended while it was idle; it is replaced.", self._file.name)
+        _logger.warning("A worker process of %r ended while it was idle; it is replaced.", self._model)
         self._lost(worker)
         return True
 
@@ -285,6 +290,6 @@ class ProcessRuntime(Runtime):
                     return
                 self._deaths = max(self._deaths, _FREE_RESTARTS)
                 self._restart_later(counted=True)
-            _logger.warning("A worker process of %r could not be replaced: %s", self._file.name, exc)
+            _logger.warning("A worker process of %r could not be replaced: %s", self._model, exc)
         else:
             self.restarts += 1

@@ -70,9 +70,18 @@ def check_pickle(file: Path, stream: Any, options: RuntimeOptions, kind: str) ->
     """Refuse a file that may run code while it is loaded, unless it is allowed to or has the configured hash."""
     found = check_hash(file, stream, options.sha256)
     if options.sha256 is None and not options.allow_pickle:
+        if options.is_alone:
+            how = (
+                "allow all such files with --allow-pickle (`allow_pickle=True`). This one alone can be allowed in a folder of "
+                f"its own, by a model_config.yaml beside it that says `sha256: {found}`."
+            )
+        else:
+            how = (
+                f"say so: put `sha256: {found}` into its model_config.yaml, or allow all such files with "
+                "--allow-pickle (`allow_pickle=True`)."
+            )
         raise ConfigurationError(
-            f"{str(file)!r} is {kind}, which can run code while it is loaded. If you trust it, say so: put "
-            f"`sha256: {found}` into its model_config.yaml, or allow all such files with --allow-pickle."
+            f"{str(file)!r} is {kind}, which can run code while it is loaded. If you trust it, {how}"
         )
 
 

@@ -66,7 +66,7 @@ def _load(connection: Connection) -> Runtime | None:
     sys.path[:] = message["sys_path"]
     file = message["path"]
     try:
-        runtime = load_here(file, message["backend"], _options(message["options"]))
+        runtime = load_here(file, message["backend"], _options(message["options"]), place=message["place"])
     except ConfigurationError as exc:
         connection.send({"error": str(exc)})
     except BaseException as exc:

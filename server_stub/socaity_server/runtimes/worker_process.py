@@ -50,8 +50,11 @@ class WorkerDied(ServerError):
 class WorkerProcess:
     """A process that has one model. One thread at a time may use it, but `kill` may be called from anywhere."""
 
-    def __init__(self, file: Path, backend: str, options: RuntimeOptions) -> None:
+    def __init__(
+        self, file: Path, backend: str, options: RuntimeOptions, *, model: str, place: str | None = None
+    ) -> None:
         self.file = file
+        self.model = model
         self.is_interrupted = False
         """It was killed on purpose."""
         self.busy_since = 0.0
@@ -77,6 +80,7 @@ class WorkerProcess:
         self._configuration = {
             "path": str(file),
             "backend": backend,
+            "place": place,
             "options": _plain_options(options),
             "sys_path": _sys_path(),
         }
@@ -117,13 +121,13 @@ class WorkerProcess:
             self._connection.send((layout, requests.size))
         except OSError as exc:
             raise WorkerDied(
-                f"The worker process of {self.file.name!r} {self._how_it_ended()}", was_started=False
+                f"The worker process of {self.model!r} {self._how_it_ended()}", was_started=False
             ) from exc
         try:
             answer = self._receive(None)
         except EOFError as exc:
             raise WorkerDied(
-                f"The worker process of {self.file.name!r} {self._how_it_ended()} It was running a batch."
+                f"The worker process of {self.model!r} {self._how_it_ended()} It was running a batch."
             ) from exc
         if isinstance(answer, dict):
             raise from_problem(answer)
@@ -222,4 +226,5 @@ def _plain_options(options: RuntimeOptions) -> dict[str, Any]:
         "arguments": dict(options.arguments),
         "sha256": options.sha256,
         "allow_pickle": options.allow_pickle,
+        "is_alone": options.is_alone,
     }
