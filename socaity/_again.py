@@ -7,8 +7,10 @@ from contextvars import copy_context
 from typing import Any, TypeVar
 
 from ._job import Job, JobReference
+from ._links import links_of
+from ._parts import replaced
 from ._pipeline import JobGroup
-from ._references import call_with_jobs, links_of, replaced
+from ._references import call_with_jobs
 from .exceptions import ConfigurationError
 
 __all__ = ["retry", "retry_group"]

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._job import Job, JobReference
+from ._links import links_of
 from ._pipeline import JobGroup
-from ._references import links_of
 from ._schema import UnfinishedError
 
 if TYPE_CHECKING:

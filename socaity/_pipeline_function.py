@@ -12,9 +12,11 @@ from contextvars import copy_context
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from ._job import Job, JobReference, Notice
+from ._links import Links, links_of
+from ._parts import groups_in, jobs_in, replaced
 from ._portal import portal
 from ._progress import Progress
-from ._references import Links, cancel, groups_in, jobs_in, links_of, replaced
+from ._references import cancel
 from ._retry import RetryPolicy
 from ._scope import Scope, current, running
 from ._service import Endpoint, Service
