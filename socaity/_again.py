@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 from ._group import JobGroup
 from ._job import Job, JobReference
-from ._references import call_with_jobs, links_of, replaced
+from ._links import links_of
+from ._parts import replaced
+from ._references import call_with_jobs
 from .exceptions import ConfigurationError
 
 __all__ = ["retry", "retry_group"]

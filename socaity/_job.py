@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ._endpoint import Endpoint
-    from ._references import Links
+    from ._links import Links
     from ._timeline import Timeline
     from .protocol.description import EndpointDescription
 
@@ -31,6 +31,8 @@ __all__ = ["Job", "JobReference"]
 logger = logging.getLogger(__name__)
 T_co = TypeVar("T_co", covariant=True)
 _NO_PROGRESS = Progress()
+_MODEL_CODES = frozenset({"model_not_found", "model_unloaded", "version_not_found"})
+"""What a function may fail with that loads models: here it is not the job that is not found."""
 
 
 class Notice:
@@ -479,7 +481,8 @@ class Job(Waitable, Generic[T_co]):
         if self._ended:
             return
         decode = self._endpoint.decode
-        if self._endpoint.may_stream and (self._chunks or self._endpoint.description.streaming):
+        streams = bool(self._chunks) or (self._endpoint.may_stream and self._endpoint.description.streaming)
+        if self._chunks or (streams and value is None):
             value = self._chunks = self._chunks or []
         if decode is not None:
             try:
@@ -487,6 +490,8 @@ class Job(Waitable, Generic[T_co]):
             except Exception as exc:  # the user's own type refused the value
                 self.fail(_as_failed(exc, self.id))
                 return
+        if streams and self._chunks is None:  # a service may answer as a whole where it could have streamed
+            self._chunks = value if isinstance(value, list) else [value]
         self._value = value
         self._status = JobStatus.SUCCEEDED
         self._finish()
@@ -497,7 +502,7 @@ class Job(Waitable, Generic[T_co]):
         if self._remote is not None and not isinstance(error, JobError):
             error = JobLost(f"its result stayed at the service and cannot be had: {error}", job_id=self.id)
         elif self.upstream:
-            from ._references import take_refusal
+            from ._refusals import take_refusal
 
             taken = take_refusal(self, error)
             if taken is None:
@@ -510,7 +515,12 @@ class Job(Waitable, Generic[T_co]):
     def _end_in(self, error: SocaityError) -> None:
         if self._ended:
             return
-        if self._accepted and isinstance(error, NotFoundError) and self._seq:
+        if (
+            self._accepted
+            and self._seq
+            and isinstance(error, NotFoundError)
+            and error.code not in _MODEL_CODES
+        ):
             error = JobLost(f"the service no longer knows the job: {error}", job_id=self.id)
         if isinstance(error, JobError):
             if error.job_id is None:
@@ -547,7 +557,7 @@ class Job(Waitable, Generic[T_co]):
     def _let_go(self) -> None:
         """It needs those before it no longer."""
         if self.upstream:
-            from ._references import forget_past, release
+            from ._links import forget_past, release
 
             release(self)
             forget_past(self)
@@ -638,7 +648,7 @@ class Job(Waitable, Generic[T_co]):
         )
 
     def _check_streaming(self) -> None:
-        if not self._endpoint.may_stream:
+        if not self._endpoint.may_stream and not self._chunks:
             raise TypeError(f"{self._endpoint.name} does not stream; use job.result() or await")
 
     def _chunks_from(self, index: int) -> list[Any]:
@@ -677,7 +687,7 @@ class Job(Waitable, Generic[T_co]):
     def _more(self) -> Links:
         """What most jobs do not need, made when it is."""
         if self._links is None:
-            from ._references import Links
+            from ._links import Links
 
             with _waiters_lock:
                 if self._links is None:

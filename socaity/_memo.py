@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._group import JobGroup
 from ._job import Job, JobReference
-from ._references import links_of
+from ._links import links_of
 from ._schema import UnfinishedError
 
 if TYPE_CHECKING:

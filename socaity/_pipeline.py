@@ -174,7 +174,8 @@ def call_or_fail(endpoint: Endpoint, args: tuple[Any, ...], kwargs: dict[str, An
     try:
         return endpoint(*args, **kwargs)
     except Exception as exc:  # a path that is not there, a closed service: the other rows go on
-        from ._references import links_of, refuse
+        from ._links import links_of
+        from ._refusals import refuse
 
         job: Job[Any] = Job(endpoint, {})
         links_of(job).again = lambda: call_or_fail(endpoint, args, kwargs)

@@ -11,9 +11,11 @@ from contextvars import copy_context
 from typing import Any, TypeVar
 
 from ._job import Job, JobReference, Notice
+from ._links import Links, forget_depth, links_of
+from ._parts import groups_in, jobs_in, replaced
 from ._portal import _waiters_lock, portal
 from ._progress import Progress
-from ._references import Links, cancel, forget_depth, groups_in, jobs_in, links_of, replaced
+from ._references import cancel
 from ._scope import Scope, current
 from .exceptions import JobCancelled, JobFailed, SocaityError
 from .protocol.events import JobStatus

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
@@ -23,7 +24,19 @@ from .protocol.events import JobEvent
 if TYPE_CHECKING:
     from .protocol.description import EndpointDescription, ServiceDescription
 
-__all__ = ["Blob", "Call", "CallOptions", "HeldResult", "Refer", "Target", "Transport", "open_transport"]
+__all__ = [
+    "Blob",
+    "Call",
+    "CallOptions",
+    "Exchange",
+    "HeldResult",
+    "Published",
+    "Refer",
+    "SmallPart",
+    "Target",
+    "Transport",
+    "open_transport",
+]
 
 _BEHIND_PATH = re.compile(r"[?#]")
 
@@ -89,6 +102,48 @@ class Blob(Protocol):
     def size(self) -> int: ...
     def pieces(self) -> Iterator[bytes]:
         """The bytes from the first to the last; may wait for a disk, so not for the loop. Can be walked again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A result, or a part of it, that its service lets others read for a while: bytes under a hash. `url` is where they are
+    had with the `token`, which is good for nothing else. `seconds`: for how long."""
+
+    sha256: str
+    size: int
+    url: str
+    token: str = field(repr=False)
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SmallPart:
+    """A part of a result that is too small to be published: the value as it is on the wire."""
+
+    value: Any
+
+
+class Exchange(Protocol):
+    """How results pass from one service to another without being values in between. All of it on the loop."""
+
+    @property
+    def takes_published(self) -> bool:
+        """Whether the service knows what `{"$packed": …}` means."""
+        ...
+
+    def fetches(self, url: str) -> bool:
+        """Whether the service gets published results from such a URL itself."""
+        ...
+
+    def publish(
+        self, call: Call, path: Sequence[str | int]
+    ) -> Awaitable[Published | SmallPart | None] | None:
+        """Have a result published as soon as it is there. None: this service cannot, or not now. What is awaited is None for
+        a small result, which comes by itself; raises as a request does."""
+
+    def download(self, published: Published) -> AsyncIterator[bytes]:
+        """The bytes of what this service has published. Raises TransportError and APIError."""
         ...
 
 
@@ -178,6 +233,11 @@ class Transport(ABC):
         """Whether `start` may be given calls whose upstream has not ended; it then sends `call.arguments_with(…)`."""
         return False
 
+    @property
+    def exchange(self) -> Exchange | None:
+        """How results of this service go to others, and those of others to it; None: as values through the client."""
+        return None
+
     @classmethod
     @abstractmethod
     def open(cls, target: Target) -> Self:
@@ -251,6 +311,8 @@ class Transport(ABC):
                 call.fail(JobLost("the connection was closed before the job was sent", job_id=call.id))
                 self._spawn(_close(events), into="_closings")
 
+        if call.context is not None:
+            _say_asyncio(call.context)
         self._spawn(drive(), context=call.context).add_done_callback(end)
 
     def _spawn(
@@ -290,6 +352,13 @@ class Transport(ABC):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*vars(self).get("_closings", ()), return_exceptions=True)
+
+
+def _say_asyncio(context: Context) -> None:
+    """A caller in trio has its variables say so, which anyio and others would believe on this loop."""
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None and context.get(sniffio.current_async_library_cvar) is not None:
+        context.run(sniffio.current_async_library_cvar.set, "asyncio")
 
 
 async def _close(events: AsyncIterator[JobEvent]) -> None:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from socaity.exceptions import ConfigurationError
 
+from .address import check_address
 from .listing import listing
 from .router import SocaityRouter
-from .runtimes.registry import MODEL_SUFFIXES
-from .settings import load_env_file, read_model_settings
+from .runtimes.registry import model_suffixes
+from .settings import load_env_file, read_model_settings, read_settings
 
 __all__ = ["serve"]
 
 _USAGE_ERROR = 2
+_logger = logging.getLogger(__package__)
 
 
 def serve(argv: list[str]) -> int:
@@ -27,16 +31,25 @@ def serve(argv: list[str]) -> int:
     except SystemExit as exc:  # argparse has said why
         return exc.code if isinstance(exc.code, int) else _USAGE_ERROR
     load_env_file()
+    level = options.log_level or "warning"
     try:
         router = _load(options)
+        if options.fetch_from or options.public_url:
+            others = read_settings(fetch_from=options.fetch_from, public_url=options.public_url)
+            router.dataplane.fetch_from = others.fetch_from or router.dataplane.fetch_from
+            router.dataplane.public_url = others.public_url or router.dataplane.public_url
 
         def say(url: str) -> None:
             for line in _report(router):
                 print(line, file=sys.stderr)
             names = ", ".join(router.dataplane.routes) or "no endpoints"
             print(f"Serving {names} at {url} (documentation: {url}/docs)", file=sys.stderr, flush=True)
+            if options.watch and options.log_level is None:
+                # what was loaded until now has just been reported
+                _logger.setLevel(logging.INFO)
 
-        is_interrupted = router.start(options.host, options.port, log_level=options.log_level, on_ready=say)
+        with _log_to_stderr(level):
+            is_interrupted = router.start(options.host, options.port, log_level=level, on_ready=say)
     except ConfigurationError as exc:
         print(f"socaity serve: {exc}", file=sys.stderr)
         return _USAGE_ERROR
@@ -61,9 +74,38 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--watch", action="store_true", help="load models again when their files change")
     parser.add_argument(
-        "--log-level", default="warning", choices=("critical", "error", "warning", "info", "debug", "trace")
+        "--fetch-from",
+        action="append",
+        metavar="URL",
+        help="another service whose results are fetched from there when a caller refers to them; may be repeated "
+        "(default: SOCAITY_FETCH_FROM, or none)",
+    )
+    parser.add_argument(
+        "--public-url",
+        metavar="URL",
+        help="where other services reach this one, if not where its clients do (default: SOCAITY_PUBLIC_URL)",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=("critical", "error", "warning", "info", "debug", "trace"),
+        help="default: warning, and with --watch also what is loaded and unloaded",
     )
     return parser
+
+
+@contextmanager
+def _log_to_stderr(level: str) -> Iterator[None]:
+    """What the server says of itself; a library sets up no logging, but this is a program."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    before = _logger.level
+    _logger.addHandler(handler)
+    _logger.setLevel("DEBUG" if level == "trace" else level.upper())
+    try:
+        yield
+    finally:
+        _logger.removeHandler(handler)
+        _logger.setLevel(before)
 
 
 def _report(router: SocaityRouter) -> Iterator[str]:
@@ -90,7 +132,10 @@ def _load(options: argparse.Namespace) -> SocaityRouter:
         router = SocaityRouter(title=path.resolve().name)
         router.add_models(path, allow_pickle=options.allow_pickle or None, watch=options.watch)
         return router
-    if path.suffix.lower() in MODEL_SUFFIXES and ":" not in path.name:
+    if path.suffix.lower() in model_suffixes() and ":" not in path.name:
+        if path.is_file():
+            settings = read_settings(host=options.host, port=options.port)
+            check_address(settings.host, settings.port)  # before somebody waits for the model
         router = SocaityRouter(title=path.stem)
         router.add_model(
             path, max_batch_size=options.max_batch_size, allow_pickle=options.allow_pickle or None
@@ -99,7 +144,7 @@ def _load(options: argparse.Namespace) -> SocaityRouter:
     module_name, colon, attribute = target.partition(":")
     if not colon or not module_name or not attribute:
         raise ConfigurationError(
-            f"A target is a folder of models, a model file ({', '.join(MODEL_SUFFIXES)}) or module:router, not {target!r}."
+            f"A target is a folder of models, a model file ({', '.join(model_suffixes())}) or module:router, not {target!r}."
         )
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))

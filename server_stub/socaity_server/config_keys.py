@@ -13,7 +13,7 @@ from socaity.exceptions import ConfigurationError
 from .config_file import Section, Setting, parse_sections, read_sections
 from .model_config import BreakerConfig, Execution, ModelConfig, PadConfig
 from .runtimes.base import TensorSpec
-from .runtimes.registry import ALIASES, BACKENDS, NOT_SUPPORTED
+from .runtimes.registry import ALIASES, NOT_SUPPORTED, backends
 from .runtimes.specs import nearest
 
 __all__ = ["parse_model_config", "read_model_config"]
@@ -161,9 +161,10 @@ def _backend(setting: Setting) -> str:
     word = setting.text().strip().lower()
     if word in NOT_SUPPORTED:
         setting.refuse(f"the backend {word!r} is not supported; export the model to ONNX and use 'onnx'.")
-    if ALIASES.get(word, word) not in BACKENDS:
-        hint = nearest(word, (*BACKENDS, *ALIASES))
-        setting.refuse(f"backend is one of {', '.join(BACKENDS)}, not {word!r}{hint}.")
+    known = backends()
+    if ALIASES.get(word, word) not in known:
+        hint = nearest(word, (*known, *ALIASES))
+        setting.refuse(f"backend is one of {', '.join(known)}, not {word!r}{hint}.")
     return ALIASES.get(word, word)
 
 

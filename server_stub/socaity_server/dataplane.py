@@ -21,9 +21,11 @@ from .arguments import JobArguments, fingerprint
 from .batching.refusals import expired
 from .direct import Cancellable, DirectRoute, OnDone
 from .executor import LocalExecutor, PreparedJob
+from .fetching import Fetcher
 from .jobs.backend import BlobStore, JobBackend, JobRecord, Lease, Sink
 from .jobs.blobs import DirectoryBlobStore
 from .jobs.memory import MemoryJobBackend
+from .publishing import Publishing
 from .references import Reference, find_references
 from .repository import ModelRepository
 from .route import Route, suggestion
@@ -69,8 +71,14 @@ class DataPlane:
         self._loading: asyncio.Task[Any] | None = None
         self._retired: dict[asyncio.Task[None], DirectRoute] = {}
         self._close_by = math.inf
-        self._upstream = Upstream(self)
+        self.upstream = Upstream(self)
         self.instance = secrets.token_hex(8)
+        self.fetch_from: tuple[str, ...] = ()
+        """The origins of other services from which results are fetched; nothing else ever is."""
+        self.max_fetch = 2**30
+        self.fetch_timeout = 60.0
+        self.public_url: str | None = None
+        """Where other services reach this one, if not where its clients do."""
         self.routes: dict[str, Route] = {}
         self._make_backend = backend
         self._make_blobs = blobs
@@ -83,6 +91,8 @@ class DataPlane:
         self._calls: set[asyncio.Task[Any]] = set()
         self.backend: JobBackend
         self.blobs: BlobStore
+        self.publishing: Publishing
+        self.fetcher: Fetcher
 
     # Life
 
@@ -115,6 +125,8 @@ class DataPlane:
         self._slots.clear()
         self.backend = self._make_backend()
         self.blobs = self._make_blobs()
+        self.publishing = Publishing()
+        self.fetcher = Fetcher(deadline=self.fetch_timeout)
         # Nothing is awaited between here and the last line in the memory back-end; a second start sees `_loop`.
         self._loop, self._is_closing, self._close_by = loop, False, math.inf
         self.started_at = time.monotonic()
@@ -163,6 +175,7 @@ class DataPlane:
         await self.backend.close()
         if isinstance(self.blobs, DirectoryBlobStore):
             self.blobs.close()
+        await self.publishing.close()
         self._loop = None
 
     async def settled(self, timeout: float = 60.0) -> None:
@@ -310,7 +323,7 @@ class DataPlane:
         if references:
             known = await self.backend.get(record.id)
             if known is None:
-                await self._upstream.check(references, owner, calls)
+                await self.upstream.check(references, owner, calls)
         if await self.backend.submit(record):
             return record
         known = await self.backend.get(record.id)
@@ -446,8 +459,8 @@ class DataPlane:
         if any(type(value) is dict or type(value) is list for value in arguments.values()):
             references = find_references(arguments) if route.kind != "batched" else _top_references(arguments)
             if references:
-                await self._upstream.check(references, owner)
-                arguments = await self._upstream.resolve(arguments, references, owner, name=route.name)
+                await self.upstream.check(references, owner)
+                arguments = await self.upstream.resolve(arguments, references, owner, name=route.name)
         if route.kind == "batched":
             return await self._call_batched(route, arguments)
         chunks: list[Any] = []
@@ -499,8 +512,8 @@ class DataPlane:
             async with asyncio.timeout(timeout):
                 if ready is not None:
                     await ready
-                await self._upstream.check(references, "", calls)
-                resolved = await self._upstream.resolve(
+                await self.upstream.check(references, "", calls)
+                resolved = await self.upstream.resolve(
                     arguments, references, "", name=route.name, calls=calls
                 )
         except TimeoutError:
@@ -574,7 +587,7 @@ class DataPlane:
 
         async def wait_for_arguments() -> Mapping[str, Any]:
             owner = await self._owner(lease.job_id)
-            resolved = await self._upstream.resolve(payload, references, owner, name=route.name, calls=calls)
+            resolved = await self.upstream.resolve(payload, references, owner, name=route.name, calls=calls)
             return resolved if route.kind == "batched" else route.validate(resolved)
 
         return PreparedJob(wait_for_arguments, context.copy())

@@ -1,5 +1,6 @@
-"""References inside arguments: `{"$blob": sha256}` to uploaded bytes, `{"$job": id, "path": […]}` to another job's result, and
-`{"$call": number, "path": […]}` to that of a direct call of the same session."""
+"""References inside arguments: `{"$blob": sha256}` to uploaded bytes, `{"$job": id, "path": […]}` to another job's result,
+`{"$call": number, "path": […]}` to that of a direct call of the same session, and `{"$packed": sha256, "size": …, "from": URL,
+"token": …}` to a result of another service."""
 
 from __future__ import annotations
 
@@ -13,11 +14,14 @@ __all__ = ["Reference", "find_references", "follow", "resolve"]
 
 
 class Reference(NamedTuple):
-    """`kind` is `job`, `call` or `blob`; `path` leads into the result."""
+    """`kind` is `job`, `call`, `blob` or `packed`; `path` leads into the result. `origin` of a packed one is where it may be
+    fetched, if that was said: URL and token."""
 
     kind: str
     id: str
     path: tuple[Any, ...] = ()
+    size: int = 0
+    origin: tuple[Any, Any] | None = None
 
 
 Fetch: TypeAlias = Callable[[Reference, str], Awaitable[Any]]
@@ -74,11 +78,27 @@ def _walk(value: Any, depth: int = 0) -> Iterator[Reference]:
 
 def _read(value: dict[Any, Any]) -> Reference | None:
     if len(value) > 2:
-        return None
+        return _read_packed(value)
     for kind, word, form in (("job", "$job", str), ("call", "$call", int)):
         found = value.get(word)
         if type(found) is form and value.keys() <= {word, "path"}:
             path = value.get("path") or ()
             return Reference(kind, str(found), tuple(path)) if isinstance(path, list | tuple) else None
     blob = value.get("$blob")
-    return Reference("blob", blob) if isinstance(blob, str) and len(value) == 1 else None
+    if isinstance(blob, str) and len(value) == 1:
+        return Reference("blob", blob)
+    return _read_packed(value)
+
+
+def _read_packed(value: dict[Any, Any]) -> Reference | None:
+    found = value.get("$packed")
+    if not isinstance(found, str) or value.keys() - _PACKED or "size" not in value:
+        return None
+    size = value["size"]
+    if type(size) is not int or size < 0:
+        return None
+    origin = (value.get("from"), value.get("token")) if "from" in value else None
+    return Reference("packed", found, size=size, origin=origin)
+
+
+_PACKED = frozenset({"$packed", "size", "from", "token"})

@@ -16,6 +16,7 @@ import uvicorn
 
 from socaity.exceptions import ConfigurationError
 
+from .address import check_address
 from .dataplane import DataPlane
 from .frontends.http import SocaityApp
 from .frontends.quick import quick_protocol
@@ -43,6 +44,9 @@ class SocaityRouter:
     `provider` and `environment` come from EXECUTION_PROVIDER and EXECUTION_ENVIRONMENT where they are not given.
     `app` is the ASGI application, `dataplane` the core below it. Bodies above `max_body` bytes are refused (uploads of
     blobs above `max_blob`); a result can be read again for `result_ttl` seconds. Routers share nothing.
+
+    Results of other services are fetched from the origins in `fetch_from` (SOCAITY_FETCH_FROM; none), where a caller refers to
+    them. `public_url` (SOCAITY_PUBLIC_URL) is where other services reach this one, if its clients reach it elsewhere.
     """
 
     def __init__(
@@ -56,8 +60,12 @@ class SocaityRouter:
         max_blob: int = 2**30,
         result_ttl: float = 3600.0,
         grace: float = 10.0,
+        fetch_from: Sequence[str] | None = None,
+        public_url: str | None = None,
     ) -> None:
-        settings = read_settings(provider=provider, environment=environment)
+        settings = read_settings(
+            provider=provider, environment=environment, fetch_from=fetch_from, public_url=public_url
+        )
         self.model_settings = read_model_settings()
         self.provider = settings.provider
         self.environment = settings.environment
@@ -69,6 +77,10 @@ class SocaityRouter:
             model_timeout=self.model_settings.timeout,
             backend=lambda: MemoryJobBackend(result_ttl=result_ttl),
         )
+        self.dataplane.fetch_from = settings.fetch_from
+        self.dataplane.fetch_timeout = settings.fetch_timeout
+        self.dataplane.max_fetch = max_blob
+        self.dataplane.public_url = settings.public_url
         self.app = SocaityApp(
             self.dataplane, self.model_settings, max_body=max_body, max_blob=max_blob, grace=grace
         )
@@ -146,6 +158,7 @@ class SocaityRouter:
                 version="1",
                 allow_pickle=self.model_settings.allow_pickle if allow_pickle is None else allow_pickle,
                 settings=self.model_settings,
+                is_alone=config.sha256 is None,
             )
         self._add(model_route(loaded))
         self.app.serve_models()
@@ -220,14 +233,15 @@ class SocaityRouter:
             if on_ready is not None:
                 on_ready(url)
 
+        check_address(settings.host, settings.port)
         server = self.server(settings.host, settings.port, log_level=log_level, on_ready=ready)
         try:
             server.run()
         except KeyboardInterrupt:
             return True
-        except SystemExit as exc:  # uvicorn's way to say that the address is taken; it has logged why
+        except SystemExit as exc:  # uvicorn's way to say that it cannot start; it has logged why
             raise ConfigurationError(
-                f"Cannot serve on {settings.host}:{settings.port}; is the port in use?"
+                f"Cannot serve at {settings.host}:{settings.port}; the log says why."
             ) from exc
         return False
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 from socaity.exceptions import ConfigurationError
 
+from .origins import read_origins
 from .profile_cache import default_cache_directory
 
 __all__ = ["ModelSettings", "Settings", "load_env_file", "read_model_settings", "read_settings"]
@@ -23,12 +25,16 @@ ENVIRONMENTS = ("local", "localhost", "serverless", "hosted", "decentralized")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where the service runs."""
+    """Where the service runs, and what it has to do with other services: the origins that it fetches results from
+    (`fetch_from`), the seconds that one fetch may take, and the address under which they reach it."""
 
     provider: str
     environment: str
     host: str
     port: int
+    fetch_from: tuple[str, ...] = ()
+    fetch_timeout: float = 60.0
+    public_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,8 @@ def read_settings(
     environment: str | None = None,
     host: str | None = None,
     port: int | None = None,
+    fetch_from: str | Iterable[str] | None = None,
+    public_url: str | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
     """The settings; raises ConfigurationError that names the valid values."""
@@ -79,6 +87,9 @@ def read_settings(
         environment=_one_of("environment", environment, ENVIRONMENTS),
         host=host or env.get("FASTAPI_HOST") or "127.0.0.1",
         port=_port(env) if port is None else port,
+        fetch_from=read_origins(env.get("SOCAITY_FETCH_FROM", "") if fetch_from is None else fetch_from),
+        fetch_timeout=_seconds(env, "SOCAITY_FETCH_TIMEOUT", 60.0),
+        public_url=_url(public_url or env.get("SOCAITY_PUBLIC_URL", "").strip()),
     )
 
 
@@ -142,6 +153,16 @@ def _seconds(env: Mapping[str, str], name: str, default: T) -> float | T:
     if not 0 < seconds < float("inf"):
         raise ConfigurationError(f"{name} is a number of seconds above 0, not {text!r}.")
     return seconds
+
+
+def _url(text: str) -> str | None:
+    if not text:
+        return None
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", text):
+        raise ConfigurationError(
+            f"public_url is the http(s) URL under which other services reach this one, not {text!r}."
+        )
+    return text.rstrip("/")
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> str:

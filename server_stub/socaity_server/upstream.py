@@ -1,4 +1,4 @@
-"""Waits for the jobs and calls, and reads the blobs, that arguments refer to."""
+"""Waits for the jobs and calls, and reads the blobs, that arguments refer to; fetches results of other services."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from socaity.exceptions import InvalidInputError, JobCancelled, JobFailed, NotFoundError, SocaityError
 from socaity.protocol.events import JobStatus
+from socaity.protocol.messagepack import MalformedError, unpackb
 
+from .origins import Source, read_source
 from .references import Reference, follow, resolve
 
 if TYPE_CHECKING:
@@ -32,9 +34,12 @@ class Upstream:
     async def check(
         self, references: Sequence[tuple[str, Reference]], owner: str, calls: Calls | None = None
     ) -> None:
-        """Raise InvalidInputError (`unknown_job`, `unknown_call`, `unknown_blob`) for what is not here."""
+        """Raise InvalidInputError (`unknown_job`, `unknown_call`, `unknown_blob`, `fetch_refused`) for what is not here and not
+        to be had."""
         for parameter, reference in references:
-            if reference.kind == "blob":
+            if reference.origin is not None:
+                self._source(reference, parameter)
+            elif reference.kind in ("blob", "packed"):
                 if self._dataplane.blobs.size(reference.id) is None:
                     raise InvalidInputError(
                         f"Parameter {parameter!r} refers to the blob {reference.id}, which is not here (any more): "
@@ -70,6 +75,8 @@ class Upstream:
         async def fetch(reference: Reference, parameter: str) -> Any:
             if reference.kind == "blob":
                 return await asyncio.to_thread(self._read_blob, reference.id)
+            if reference.kind == "packed":
+                return await self._packed(reference, parameter, name)
             try:
                 if reference.kind == "call":
                     return await _part_of_call(reference, _expected(calls, reference, parameter))
@@ -85,6 +92,48 @@ class Upstream:
         for parameter in dict(references):
             resolved[parameter] = await resolve(arguments[parameter], fetch, parameter)
         return resolved
+
+    def _source(self, reference: Reference, parameter: str) -> Source:
+        """Where a packed result may be fetched. Raises InvalidInputError `fetch_refused`."""
+        assert reference.origin is not None
+        dataplane = self._dataplane
+        if reference.size > dataplane.max_fetch:
+            raise InvalidInputError(
+                f"Parameter {parameter!r}: a result of {reference.size} bytes is not fetched from another service; the limit is "
+                f"{dataplane.max_fetch}.",
+                parameter=parameter,
+                code="fetch_refused",
+            )
+        url, token = reference.origin
+        return read_source(url, token, reference.id, dataplane.fetch_from, parameter=parameter)
+
+    async def _packed(self, reference: Reference, parameter: str, name: str) -> Any:
+        """A result of another service, fetched from there if its bytes are not here."""
+        if reference.origin is not None:
+            source = self._source(reference, parameter)
+            why = ""
+            try:
+                await self._dataplane.fetcher.fetch(
+                    source, reference.id, reference.size, self._dataplane.blobs
+                )
+            except JobFailed as exc:
+                why = str(exc)
+            if why:
+                raise JobFailed(f"{name} was not run: its argument {parameter!r}: {why}", code="fetch_failed")
+        try:
+            return await asyncio.to_thread(self._unpack_blob, reference.id, parameter)
+        except NotFoundError as exc:  # others needed the room
+            raise InvalidInputError(
+                f"Parameter {parameter!r}: {exc}", parameter=parameter, code="unknown_blob"
+            ) from exc
+
+    def _unpack_blob(self, sha256: str, parameter: str) -> Any:
+        try:
+            return unpackb(self._read_blob(sha256))
+        except MalformedError as exc:
+            raise InvalidInputError(
+                f"Parameter {parameter!r}: the blob {sha256} is no packed value: {exc}.", parameter=parameter
+            ) from exc
 
     def _read_blob(self, sha256: str) -> bytes:
         with self._dataplane.blobs.open(sha256) as file:

@@ -36,8 +36,9 @@ BUFFER = 7  # [7, buffer number, total bytes, piece]
 # client to server
 FETCH = 8  # [8, n, m]: the result that is held for m
 RELEASE = 9  # [9, m]
+PUBLISH = 10  # [10, n, m | job id, path]: let other services read the result, or a part of it
 # server to client
-WELCOME = 16  # [16, {"session", "resumed", "received", "instance", "max_body", "references"}]
+WELCOME = 16  # [16, {"session", "resumed", "received", "instance", "max_body", "references", "publishes", "fetches"}]
 RESULT = 17  # [17, n, value, {timing}?]
 ERROR = 18  # [18, n, problem]
 EVENT = 19  # [19, n, seq, kind, data, {timing}?]
@@ -199,6 +200,7 @@ __all__ = [
     "HELD",
     "HELLO",
     "MAX_DEPTH",
+    "PUBLISH",
     "RELEASE",
     "RESULT",
     "SUBMIT",

@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from .frames import CALL, CANCEL, FRAME_SIZE, SUBMIT, WATCH, FrameReader, FrameWriter, pieces_of
+from .frames import CALL, CANCEL, FRAME_SIZE, PUBLISH, SUBMIT, WATCH, FrameReader, FrameWriter, pieces_of
 from .messagepack import MAX_DEPTH, MalformedError, pack_plain
 
 WINDOW = 4 * 1024 * 1024
@@ -167,7 +167,7 @@ class Link:
         waiting = self._in_bulk
         return bool(waiting) and (
             (type(message[1]) is int and message[1] in waiting)
-            or (message[0] in (CANCEL, WATCH) and message[2] in waiting)
+            or (message[0] in (CANCEL, PUBLISH, WATCH) and message[2] in waiting)
             or (message[0] in (CALL, SUBMIT) and any(one in waiting for one in _referred(message[3])))
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from socaity.exceptions import ServerError
-from socaity_server import JobProgress, SocaityRouter
+from socaity_server import Audio, JobProgress, SocaityRouter
 from socaity_server.runtimes.base import Runtime, TensorSpec
 
 router = SocaityRouter()
@@ -77,6 +77,12 @@ def large(megabytes: int, gate: str = "") -> np.ndarray:
     if gate and not _gate(gate).wait(30):
         raise TimeoutError(f"nobody opened {gate}")
     return np.ones(megabytes * 1_000_000, np.uint8)
+
+
+@router.add_route("/large_of_sound", concurrency=16)
+def large_of_sound(sound: Audio, megabytes: int, gate: str) -> np.ndarray:
+    """What takes media is encoded before it is sent."""
+    return large(megabytes, gate) * len(sound.samples)
 
 
 @router.add_route("/large_parts", concurrency=16)

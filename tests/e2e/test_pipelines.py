@@ -130,20 +130,24 @@ def test_five_steps_cost_one_round_trip(far: tuple[socaity.Service, DelayingProx
     assert statistics.median(taken) < 1.5 * ROUND_TRIP + 5 * 0.003, taken
 
 
-@pytest.mark.parametrize("kind", ["job", "direct"])
+@pytest.mark.parametrize("kind", ["job", "media", "direct", "timed"])
 def test_a_large_intermediate_result_stays_there(
     far: tuple[socaity.Service, DelayingProxy], service: socaity.Service, kind: str
 ) -> None:
     wide, proxy = far
     before = proxy.up + proxy.down
-    if kind == "job":
-        made = wide.large(20, gate="large")
+    if kind in ("job", "media"):
+        if kind == "job":
+            made = wide.large(20, gate=kind)
+        else:
+            made = wide.large_of_sound(socaity.Audio(np.zeros(1), 8000), 20, gate=kind)
         taken = wide.size(made)
         assert wide.echo("all have arrived").result(DEADLINE)
-        service.open_gate("large").result(DEADLINE)
+        service.open_gate(kind).result(DEADLINE)
         assert taken.result(DEADLINE) == 20_000_000
     else:
-        made = wide.held_at(np.float64(2))
+        held_at = wide.held_at.with_options(timeout=DEADLINE) if kind == "timed" else wide.held_at
+        made = held_at(np.float64(2))
         taken = wide.total(made)
         assert wide.echo("all have arrived").result(DEADLINE)
         service.open_gate("direct").result(DEADLINE)
@@ -153,7 +157,7 @@ def test_a_large_intermediate_result_stays_there(
     assert made.exception(DEADLINE) is None
     assert proxy.up + proxy.down - before < 10_000
     value = made.result(DEADLINE)
-    assert value.nbytes == (20_000_000 if kind == "job" else 8_000_000)
+    assert value.nbytes == (20_000_000 if kind in ("job", "media") else 8_000_000)
 
 
 # -- what may be an argument -------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +12,18 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from socaity.protocol.frames import CALL, CANCEL, ERROR, FETCH, GOODBYE, HELD, RELEASE, RESULT, SUBMIT
+from socaity.protocol.frames import (
+    CALL,
+    CANCEL,
+    ERROR,
+    FETCH,
+    GOODBYE,
+    HELD,
+    PUBLISH,
+    RELEASE,
+    RESULT,
+    SUBMIT,
+)
 from socaity.protocol.messagepack import pack_plain
 from tests.e2e.servers import DEADLINE, ServerProcess
 
@@ -159,6 +172,46 @@ def test_a_call_that_was_not_run_says_why(socket: ClientConnection) -> None:
     assert client.last_of(5)[2]["detail"].endswith(("which was cancelled", "whose result has no [10000000]"))
 
 
+def test_results_are_published_on_demand(server: ServerProcess, socket: ClientConnection) -> None:
+    client = Client(socket)
+    assert client.welcome["publishes"] is True
+    assert client.welcome["fetches"] == []
+    large, small, failed = f"{50:032x}", f"{51:032x}", f"{52:032x}"
+    client.send(
+        [SUBMIT, 1, "large_parts", {"megabytes": 1, "gate": "published"}, large],
+        [PUBLISH, 2, large, []],
+        [PUBLISH, 3, large, ["parts", 2]],
+        [PUBLISH, 4, large, ["note"]],
+        [PUBLISH, 5, large, ["no such part"]],
+        [SUBMIT, 6, "echo", {"value": 1}, small],
+        [PUBLISH, 7, small, []],
+        [CALL, 8, "next", {"x": 1.0}],
+        [PUBLISH, 9, 8, []],
+        [PUBLISH, 10, True, [{}, [[]]]],
+        [PUBLISH, 11, "never", []],
+        [SUBMIT, 12, "fail", {}, failed],
+        [PUBLISH, 13, failed, []],
+        [SUBMIT, 14, "open_gate", {"name": "published"}, f"{53:032x}"],
+    )
+    whole, part = client.last_of(2)[2], client.last_of(3)[2]
+    assert client.last_of(1)[0] == HELD
+    assert whole["size"] > 3_000_000 > part["size"] > 1_000_000
+    assert client.last_of(4) == [RESULT, 4, {"value": "three"}]
+    assert client.last_of(5)[2]["code"] == "upstream_failed"
+    assert client.last_of(7) == [RESULT, 7, None]
+    assert client.last_of(9) == [RESULT, 9, None]
+    assert client.last_of(10)[2]["code"] == "unknown_call"
+    assert client.last_of(11)[2]["code"] == "unknown_job"
+    assert "which failed: ValueError: boom" in client.last_of(13)[2]["detail"]
+    asked = urllib.request.Request(
+        f"{server.url}/blobs/{part['sha256']}", headers={"Socaity-Token": part["token"]}
+    )
+    with urllib.request.urlopen(asked, timeout=DEADLINE) as answer:
+        data = answer.read()
+    assert hashlib.sha256(data).hexdigest() == part["sha256"]
+    assert len(data) == part["size"]
+
+
 def test_a_call_that_refers_keeps_its_timeout(socket: ClientConnection) -> None:
     client = Client(socket)
     client.send(
@@ -171,7 +224,17 @@ def test_a_call_that_refers_keeps_its_timeout(socket: ClientConnection) -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [[FETCH, 1], [FETCH, 1, "x"], [RELEASE], [RELEASE, "x"], [SUBMIT, 1, "echo", {}, JOB, 5]]
+    "message",
+    [
+        [FETCH, 1],
+        [FETCH, 1, "x"],
+        [RELEASE],
+        [RELEASE, "x"],
+        [SUBMIT, 1, "echo", {}, JOB, 5],
+        [PUBLISH, 1, 1],
+        [PUBLISH, 1, 1.5, []],
+        [PUBLISH, 1, 1, "path"],
+    ],
 )
 def test_what_is_not_in_the_protocol_ends_the_connection(
     socket: ClientConnection, message: list[Any]

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from socaity.protocol import frames, link
-from socaity.protocol.frames import BUFFER, CALL, CANCEL, EVENT, RESULT, SUBMIT
+from socaity.protocol.frames import BUFFER, CALL, CANCEL, EVENT, PUBLISH, RESULT, SUBMIT
 from socaity.protocol.link import Link
 from socaity.protocol.messagepack import MalformedError
 
@@ -310,10 +310,13 @@ def test_a_call_does_not_pass_the_large_call_that_it_refers_to() -> None:
         job = [SUBMIT, 3, "make", {"x": np.zeros(4000, np.uint8)}, "id"]
         of_job = [SUBMIT, 4, "take", {"value": {"$job": "id"}}, "other"]
         apart = [CALL, 5, "else", {"value": {"$call": 9}}]
-        pair.sides[0].send([large, taking, job, of_job, apart])
+        published = [[PUBLISH, 6, 1, []], [PUBLISH, 7, "id", []]]
+        pair.sides[0].send([large, taking, job, of_job, apart, *published])
         pair.settle()
         order = [message[1] for message in pair.sides[1].got]
-        assert sorted(order) == [1, 2, 3, 4, 5]
+        assert sorted(order) == [1, 2, 3, 4, 5, 6, 7]
+        assert order.index(1) < order.index(6)
+        assert order.index(3) < order.index(7)
         assert order.index(1) < order.index(2)
         assert order.index(3) < order.index(4)
         assert order[0] == 5

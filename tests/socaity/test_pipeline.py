@@ -693,7 +693,7 @@ def test_a_group_whose_inputs_broke_fails_what_takes_it() -> None:
 def test_an_endless_loop_forgets_its_beginning(
     monkeypatch: pytest.MonkeyPatch, doubler: socaity.Service
 ) -> None:
-    monkeypatch.setattr("socaity._references._MAX_DEPTH", 10)
+    monkeypatch.setattr("socaity._links._MAX_DEPTH", 10)
     job = doubler.ask(0)
     for _ in range(95):
         job = doubler.ask(job)

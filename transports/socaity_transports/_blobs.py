@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
     from ._httpx import HTTPClient
 
-__all__ = ["BlobUploads", "upload_blob"]
+__all__ = ["BlobUploads", "http_url", "upload_blob"]
 
+AT_ONCE = 4
+"""Uploads of one wire that go on at the same time."""
 _ANSWER_TIMEOUT = 60.0
 """Seconds that the server may take when it has got all: it looks at the hash and moves the file."""
 
@@ -84,8 +86,9 @@ class BlobUploads:
 
     def __init__(self, target: Target) -> None:
         """`target` may be `ws://host:port/path/ws`, whose blobs are at `http://host:port/path/blobs`."""
-        self._target = target if target.app is not None else replace(target, url=_http_url(target.url))
+        self._target = target if target.app is not None else replace(target, url=http_url(target.url))
         self._client: HTTPClient | None = None
+        self._room = asyncio.Semaphore(AT_ONCE)
 
     async def upload(self, blob: Blob, *, progress: Callable[[int], None]) -> None:
         """See `Transport.upload`."""
@@ -93,9 +96,10 @@ class BlobUploads:
             from ._httpx import HTTPClient
 
             self._client = HTTPClient(self._target)
-        await upload_blob(
-            self._client, self._client.base, blob, progress=progress, timeout=self._target.timeout
-        )
+        async with self._room:
+            await upload_blob(
+                self._client, self._client.base, blob, progress=progress, timeout=self._target.timeout
+            )
 
     async def aclose(self) -> None:
         """Close its connections."""
@@ -104,7 +108,8 @@ class BlobUploads:
             await client.aclose()
 
 
-def _http_url(url: str) -> str:
+def http_url(url: str) -> str:
+    """The URL of the service whose socket is at `url`."""
     scheme, _, rest = url.partition("://")
     if scheme.lower() not in ("ws", "wss"):
         return url

@@ -18,7 +18,7 @@ from socaity.exceptions import (
 )
 from socaity.protocol.description import ServiceDescription
 from socaity.protocol.events import JobEvent
-from socaity.transport import Blob, Call, Target, Transport, open_transport
+from socaity.transport import Blob, Call, Exchange, Target, Transport, open_transport
 
 from ._discovery import OpenAPIDocument, fetch_openapi
 from ._httpx import HTTPClient
@@ -55,6 +55,10 @@ class DetectingTransport(Transport):
     @property
     def takes_references(self) -> bool:
         return self._inner is not None and self._inner.takes_references
+
+    @property
+    def exchange(self) -> Exchange | None:
+        return None if self._inner is None else self._inner.exchange
 
     async def describe(self) -> ServiceDescription:
         inner = self._inner or await self._detected()

@@ -14,8 +14,9 @@ from typing import Any, Self
 from socaity.exceptions import ConfigurationError, ConnectError, NotFoundError, ProtocolError, SocaityError
 from socaity.protocol.description import PROTOCOL, ServiceDescription
 from socaity.protocol.events import JobEvent
-from socaity.transport import Blob, Call, Target, Transport, open_transport
+from socaity.transport import Blob, Call, Exchange, Target, Transport, open_transport
 
+from ._exchange import SocketExchange
 from ._session import ClientSession
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class InProcessTransport(Transport):
         self._app: ASGIApp = getattr(app, "app", app)
         self._lifespan: _Lifespan | None = None
         self._session = ClientSession(wanted=self._ensure_open, timeout=target.timeout)
+        self._exchange = SocketExchange(self._session, None)
         self._http: Transport | None = None
         self._opening: asyncio.Task[None] | None = None
         self._socket: asyncio.Task[None] | None = None
@@ -53,6 +55,10 @@ class InProcessTransport(Transport):
     @property
     def takes_references(self) -> bool:
         return self._http is None and self._session.takes_references
+
+    @property
+    def exchange(self) -> Exchange | None:
+        return self._exchange if self._http is None else None
 
     async def describe(self) -> ServiceDescription:
         await self._open()

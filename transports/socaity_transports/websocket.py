@@ -34,9 +34,10 @@ from socaity.exceptions import (
 )
 from socaity.protocol.description import PROTOCOL, ServiceDescription
 from socaity.protocol.events import JobEvent
-from socaity.transport import Blob, Call, Target, Transport
+from socaity.transport import Blob, Call, Exchange, Target, Transport
 
 from ._blobs import BlobUploads
+from ._exchange import SocketExchange
 from ._session import ClientSession
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class WebSocketTransport(Transport):
         self._connecting: asyncio.Task[None] | None = None
         self._closed = False
         self._uploads: BlobUploads | None = None
+        self._exchange: SocketExchange | None = None
         self._short_lives = 0
         self._trouble_since = 0.0
 
@@ -88,6 +90,12 @@ class WebSocketTransport(Transport):
     @property
     def takes_references(self) -> bool:
         return self._session is not None and self._session.takes_references
+
+    @property
+    def exchange(self) -> Exchange:
+        if self._exchange is None:
+            self._exchange = SocketExchange(self.session, self._target)
+        return self._exchange
 
     async def describe(self) -> ServiceDescription:
         return await self.session.describe()
@@ -119,6 +127,8 @@ class WebSocketTransport(Transport):
         self._closed = True
         if self._uploads is not None:
             await self._uploads.aclose()
+        if self._exchange is not None:
+            await self._exchange.aclose()
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
