@@ -6,10 +6,12 @@ import copy
 import math
 from collections.abc import Callable, Iterable
 from contextvars import copy_context
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from ._job import Job
 from ._media_decode import make_decode
+from ._media_upload import takes_media
 from ._schema import UnfinishedError
 from ._scope import call_step, current, running
 from ._signature import make_bind, make_signature
@@ -86,6 +88,14 @@ class Endpoint:
             other.options = CallOptions(timeout, priority, explain)
         other._memoizes = memoize
         return other
+
+    @cached_property
+    def opens_files(self) -> bool:
+        """Whether text among its arguments may name a file or an address that is read here."""
+        parameters = self.description.parameters
+        return takes_media([one.json_schema for one in parameters]) or any(
+            one.location == "file" for one in parameters
+        )
 
     def _unmemoized(self, *args: Any, **kwargs: Any) -> Job[Any]:
         other = copy.copy(self)

@@ -414,7 +414,7 @@ class Job(Waitable, Generic[T_co]):
         if seq:
             if seq <= self._seq:
                 return  # seen before a reconnect
-            if seq > self._seq + 1:
+            if seq > self._seq + 1 and not _is_cancel(kind, data):
                 self.fail(ProtocolError(f"events {self._seq + 1} to {seq - 1} of job {self.id} are missing"))
                 return
             self._seq = seq
@@ -693,6 +693,11 @@ class Job(Waitable, Generic[T_co]):
                 if self._links is None:
                     self._links = Links()
         return self._links
+
+
+def _is_cancel(kind: str, data: Any) -> bool:
+    """Whether it is the one event before which others may be left out."""
+    return kind == "error" and data.get("code") == "cancelled"
 
 
 def _as_failed(exc: Exception, job_id: str, what: str = "the result") -> JobFailed:

@@ -97,7 +97,7 @@ def size_of(value: Any) -> int | None:
 def as_file(value: Any) -> tuple[str, bytes, str] | Path | None:
     """A picture, sound, table or path for a service that takes files of forms; None for everything else.
 
-    Text is a path if there is such a file.
+    Text is a path if there is such a file, and no job gave it.
     """
     if isinstance(value, Media):
         return (value.name or f"file{value.suffix}", value.data, value.media_type)
@@ -114,9 +114,11 @@ def as_file(value: Any) -> tuple[str, bytes, str] | Path | None:
     if is_instance(value, "pandas", "DataFrame"):
         return ("table.csv", value.to_csv(index=False).encode(), "text/csv")
     if isinstance(value, str):
-        media = read_media(value)
+        media = read_media(str(value))
         if media is not None:
             return _named("file", media)
+        if isinstance(value, GivenText):
+            return None
         try:
             return Path(value) if os.path.isfile(value) else None
         except (ValueError, OSError):
@@ -228,15 +230,53 @@ def _of_bytes(kind: str, data: bytes, name: str | None, media_type: str | None =
     return source.wire(content, data) if len(data) <= INLINE else source
 
 
+class GivenText(str):
+    """Text that came from a service. It never names a file or an address here: else a service could read both through us."""
+
+    __slots__ = ()
+
+
+def given(value: Any) -> Any:
+    """A plain result of a job on its way to another call: the same with its texts marked."""
+    kind = type(value)
+    if kind is str:
+        return GivenText(value)
+    if kind is list or kind is tuple:
+        return value if _HOLD_TEXT.isdisjoint(map(type, value)) else [given(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: given(item) for key, item in value.items()}
+    return value
+
+
+def ungiven(value: Any) -> Any:
+    """The same without the marks."""
+    kind = type(value)
+    if kind is GivenText:
+        return str(value)
+    if kind is list or kind is tuple:
+        return value if _HOLD_TEXT.isdisjoint(map(type, value)) else [ungiven(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: ungiven(item) for key, item in value.items()}
+    return value
+
+
+_HOLD_TEXT = frozenset({str, GivenText, list, tuple, dict})
+
+
 def _of_text(kind: str, text: str) -> Any:
     if kind == "bytes" and not text.startswith("data:"):
         return text  # base64, as it always was
     try:
-        media = read_media(text)
+        media = read_media(str(text))
     except ValueError as exc:
         raise ValueError(f"the data: URL is not well formed: {exc}") from exc
     if media is not None:
         return _of_bytes(kind, media.data, None, media.media_type)
+    if isinstance(text, GivenText):
+        raise ValueError(
+            f"expected {_NOUNS[kind]}; a job gave the text {_describe(str(text))}, which is not taken for a file or an address "
+            "here: pass pathlib.Path(…) or the bytes if you trust it"
+        )
     if text.startswith(("http://", "https://")):
         return Source(kind, "content of a URL", lambda: download(text))
     try:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from ._crossing import passages_of
 from ._job import Job, JobReference
 from ._links import arguments_of, link, links_of, release
+from ._media import given, ungiven
 from ._parts import groups_in, is_large, jobs_in, not_there, replaced
 from ._portal import portal
 from ._refusals import not_run, refuse, refuse_not_run
-from ._schema import UnfinishedError
+from ._schema import UnfinishedError, plain
 from ._waiting import Waiting
 
 if TYPE_CHECKING:
@@ -144,14 +145,14 @@ def _put_together(
         if refer is not None and is_here and is_large(value) and refer(up, path) is not None:
             return part
         has_values = True
-        return value
+        return given(plain(value)) if job._endpoint.opens_files else value
 
     mixed = replaced(arguments, put_value)
     if has_values:
         try:
-            arguments = job._endpoint._bind((), mixed)
+            arguments = ungiven(job._endpoint._bind((), mixed))
         except UnfinishedError as exc:
-            arguments = exc.arguments
+            arguments = ungiven(exc.arguments)
     if service._uploads is not None and service._uploads.hold(job, arguments):
         return None
 

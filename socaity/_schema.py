@@ -156,7 +156,11 @@ def _lazy_reference(reference: str, root: Mapping[str, Any]) -> Check:
 
 
 def _any_of(checks: Sequence[Check], options: Sequence[Any]) -> Check:
+    takes_text = {"type": "string"} in options
+
     def check(value: Any) -> Any:
+        if takes_text and isinstance(value, str):
+            return value  # and no path or address, even if media are welcome as well: a stranger may have written it
         reasons = []
         for one in checks:
             try:

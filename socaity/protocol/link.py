@@ -23,7 +23,7 @@ OVERFLOW = 32 * 1024 * 1024
 """All other frames wait when so many bytes are unacknowledged."""
 PATIENCE = 30.0
 """Seconds without an acknowledgement after which a side that has much to send gives the other up."""
-ACK_BYTES = 1024 * 1024
+ACK_BYTES = 64 * 1024
 ACK_FRAMES = 128
 ACK_DELAY = 0.5
 """An acknowledgement goes with the next frame, or alone after so many bytes, frames or seconds."""
@@ -74,10 +74,7 @@ class Link:
     @property
     def is_overdue(self) -> bool:
         """There is much to send and the other side has acknowledged nothing for long: keeping more would be a leak."""
-        return (
-            self._kept_bytes + self._overflow_bytes > self._max_unacknowledged
-            and time.monotonic() - self._progress_at > PATIENCE
-        )
+        return self.backlog > self._max_unacknowledged and time.monotonic() - self._progress_at > PATIENCE
 
     def hand_over(self) -> Write | None:
         """Give up the connection, for the link that takes its place."""
@@ -98,6 +95,11 @@ class Link:
     def acknowledged(self) -> int:
         """The other side has all frames up to this number."""
         return self._kept[0][0] - 1 if self._kept else self._seq
+
+    @property
+    def backlog(self) -> int:
+        """How many bytes the other side has not acknowledged, or was not sent because of that."""
+        return self._kept_bytes + self._overflow_bytes
 
     @property
     def is_idle(self) -> bool:

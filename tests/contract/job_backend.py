@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -149,6 +149,31 @@ class JobBackendContract:
         await (await lease_one(backend)).succeed(1)
         assert kinds(seen) == ["status"]
         assert backend.watch("unknown", seen.append) is None
+
+    async def test_sink_that_returns_false_gets_no_more(self, backend: JobBackend) -> None:
+        await submit(backend)
+        lease = await lease_one(backend)
+        for chunk in range(3):
+            await lease.emit("chunk", chunk)
+        seen: list[JobEvent] = []
+        live: list[JobEvent] = []
+
+        def until(events: list[JobEvent], last: int) -> Callable[[JobEvent], bool]:
+            def sink(event: JobEvent) -> bool:
+                events.append(event)
+                return event.data != last
+
+            return sink
+
+        backend.watch("a", until(seen, 1))
+        backend.watch("a", until(live, 3))
+        for chunk in range(3, 6):
+            await lease.emit("chunk", chunk)
+        await lease.succeed(None)
+        assert [event.data for event in seen if event.kind == "chunk"] == [0, 1]
+        assert [event.data for event in live if event.kind == "chunk"] == [0, 1, 2, 3]
+        assert seen[-1].data == 1
+        assert live[-1].data == 3
 
     async def test_many_watchers_see_the_same(self, backend: JobBackend) -> None:
         await submit(backend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count as numbers
@@ -85,7 +86,9 @@ def drip() -> Iterator[str]:
 
 @router.add_route("/endless")
 def endless() -> Iterator[int]:
-    yield from numbers()
+    for number in numbers():
+        yield number
+        time.sleep(0.001)  # a job keeps its chunks, and fails when they are too many
 
 
 @router.add_route("/hold", queue_size=10)

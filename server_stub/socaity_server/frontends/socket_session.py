@@ -58,6 +58,8 @@ _JOB_ID = re.compile(r"[0-9a-f]{32}")
 _NO_OPTIONS: dict[str, Any] = {}
 _REACHED = 0
 """Not a message: marks how far the messages have been worked off."""
+_MOST_UNREAD = 256 * 1024
+"""Bytes that a client may not have acknowledged while it is sent chunks of streams."""
 
 
 class Session:
@@ -76,7 +78,13 @@ class Session:
         self._awaited = self.results.awaited
         self._explained: dict[int, float] = {}
         """The calls and jobs of which the client wants to know where the time goes, and when they came."""
-        self._watches = Watches(self._dataplane, self.results, self._post, explained=self._explained)
+        self._watches = Watches(
+            self._dataplane,
+            self.results,
+            self._post,
+            explained=self._explained,
+            has_room=lambda: self._link.backlog < _MOST_UNREAD,
+        )
         self._publisher = Publisher(self._dataplane, self._post)
         self._control: deque[tuple[list[Any], Any]] = deque()
         self._control_task: asyncio.Task[None] | None = None
@@ -106,6 +114,7 @@ class Session:
         self._link.send_unnumbered([WELCOME, welcome])
         if resumed:
             self._link.resume(received)
+            self._watches.go_on()
 
     def disconnect(self, connection: Connection) -> None:
         if self._connection is not connection:
@@ -155,6 +164,8 @@ class Session:
     def take(self, data: bytes) -> None:
         """Act on a frame. Raises MalformedError, ValueError or TypeError for what is not in the protocol."""
         messages = self._link.receive(data)
+        if self._watches.is_paused:
+            self._watches.go_on()
         too_large = self._link.take_too_large() or len(data) > self._frontend.max_body
         dataplane, running, capture = self._dataplane, self._running, self._capture
         for message in messages:
@@ -246,6 +257,9 @@ class Session:
         link = self._link
         link.send(messages)
         self.results.sent(link.position, link.acknowledged, messages)
+        self._watches.handed_over = 0
+        if self._watches.is_paused:
+            self._loop.call_soon(self._watches.go_on)
         if link.is_overdue:
             logger.warning("a client did not acknowledge what it was sent; its session is closed")
             self.expire()

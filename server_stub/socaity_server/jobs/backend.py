@@ -16,7 +16,8 @@ from typing import Any, BinaryIO, Literal
 from socaity.exceptions import ServerError
 from socaity.protocol.events import EventKind, JobEvent, JobStatus
 
-Sink = Callable[[JobEvent], None]
+Sink = Callable[[JobEvent], object]
+"""Takes an event; False: it wants no more of them."""
 """Takes the events of a watched job, on the event loop; must not block or raise."""
 
 Priority = Literal["high", "normal", "low"]
@@ -127,6 +128,7 @@ class JobBackend(ABC):
     @abstractmethod
     def watch(self, job_id: str, sink: Sink, *, after: int = 0) -> Callable[[], None] | None:
         """Replay the events after number `after` into `sink` before returning, then the live ones, the terminal one last.
+        A sink that returns False gets no more.
 
         Returns the function that ends the watch, or None if the job is unknown.
         """

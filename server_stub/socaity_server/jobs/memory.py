@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import count, islice
+from itertools import count
 from typing import Any
 
 from socaity.protocol.events import EventKind, JobEvent, JobStatus
@@ -130,8 +130,10 @@ class MemoryJobBackend(JobBackend):
         job = self._jobs.get(job_id)
         if job is None:
             return None
-        for event in islice(job.events, max(after, 0), None):
-            sink(event)
+        events = job.events
+        for index in range(max(after, 0), len(events)):  # islice would walk over all that came before
+            if sink(events[index]) is False:
+                return _nothing
         if job.record.status.is_terminal:
             return _nothing
         watchers = job.watchers
@@ -363,7 +365,8 @@ class _Job:
         self.events.append(event)
         if self.watchers:
             for sink in tuple(self.watchers):
-                sink(event)
+                if sink(event) is False and sink in self.watchers:
+                    self.watchers.remove(sink)
 
     def snapshot(self) -> JobRecord:
         record = self.record
