@@ -21,7 +21,7 @@ __all__ = ["Audio"]
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _MAX_CHANNELS = 64
-_MAX_PLAYED = 4 << 20
+_MAX_PLAYED = 512 * 1024
 _MAX_RATE = 768_000
 _INSTALL = "only WAV is read and written without it: pip install soundfile"
 
@@ -120,7 +120,7 @@ class Audio:
 
     def _repr_html_(self) -> str | None:
         """A player with the sound inside of it; None, for the text, where that would make a notebook too large."""
-        if self.size > _MAX_PLAYED:
+        if self.size // (2 if self._data is None else 1) > _MAX_PLAYED:
             return None
         media = self.to_media()
         data = base64.b64encode(media.data).decode("ascii")

@@ -383,10 +383,10 @@ def test_a_retried_step_takes_what_is_there(allowed: Two) -> None:
     made = allowed.first.large(5, gate="retried")
     failed = allowed.second.fail(made, name="crossing", times=1)
     let_go(allowed.first, "retried")
-    assert isinstance(failed.exception(DEADLINE), JobFailed)
+    taken = allowed.second.size(failed)
+    assert isinstance(taken.exception(DEADLINE), JobFailed)
     before = allowed.counted
-    again = failed.retry()
-    assert allowed.second.size(again).result(DEADLINE) == 5 * MEGABYTE
+    assert taken.retry().result(DEADLINE) == 5 * MEGABYTE
     assert allowed.counted - before < 10_000
 
 

@@ -288,7 +288,7 @@ def test_cancelling_the_last_step_cancels_what_only_it_needs(service: socaity.Se
     assert isinstance(last.exception(DEADLINE), JobCancelled)
     assert isinstance(own.exception(DEADLINE), JobCancelled)
     assert not shared.done()
-    service.open_gate("shared").result(DEADLINE)
+    service.open_gate("memo of two").result(DEADLINE)
     assert other.result(DEADLINE) == 1
     assert not last.cancel()
 
@@ -774,16 +774,16 @@ def test_a_cancelled_pipeline_leaves_memoised_steps_of_others(service: socaity.S
         made.release()
         return job
 
-    one, other = shared("shared"), shared("shared")
+    one, other = shared("memo of two"), shared("memo of two")
     assert made.acquire(timeout=DEADLINE)
     assert made.acquire(timeout=DEADLINE)
     assert one.upstream == other.upstream
     assert one.cancel()
     assert isinstance(one.exception(DEADLINE), JobCancelled)
-    service.open_gate("shared").result(DEADLINE)
+    service.open_gate("memo of two").result(DEADLINE)
     assert other.result(DEADLINE) == 1
 
-    alone = shared("alone")
+    alone = shared("memo of one")
     assert made.acquire(timeout=DEADLINE)
     assert alone.cancel()
     assert isinstance(alone.exception(DEADLINE), JobCancelled)

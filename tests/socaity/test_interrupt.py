@@ -50,7 +50,7 @@ service.close()
     [
         ("job = service.ask()", "job.result()", "the value"),
         ("job = service.ask()", "job.exception(timeout=60)", "the value"),
-        ("job = service.write()", "list(job)", "[]"),
+        ("job = service.write()", "list(job)", "the value"),
         ("job = service.ask(); group = socaity.gather(job)", "list(group)", "the value"),
         ("job = service.ask(); group = socaity.gather(job)", "group.result()", "the value"),
         (
