@@ -9,6 +9,7 @@ from ._stub_schema import default_text
 from ._stub_text import Names, docstring, quoted
 from ._stub_types import StubTypes
 from .protocol.description import EndpointDescription, ParameterDescription, ServiceDescription
+from .protocol.schemas import SchemaWalk
 
 __all__ = ["MARK", "write_stub"]
 
@@ -212,7 +213,7 @@ def _parameter(
     if one.required:
         return annotation, None
     is_plain = one.tensor is None and one.location != "file"
-    default = default_text(one.default, one.json_schema, one.json_schema) if is_plain else None
+    default = default_text(one.default, one.json_schema, SchemaWalk(one.json_schema)) if is_plain else None
     if default is None or default == "None":
         default = "None"
         if annotation != "Any" and "None" not in annotation.removesuffix("]").split(" | "):
