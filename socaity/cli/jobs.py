@@ -12,6 +12,7 @@ from typing import Any
 
 from .._portal import portal
 from .._service import Service
+from .._text_width import cut, padded, width_of
 from ..exceptions import ConfigurationError, SocaityError
 from ..protocol.events import JobStatus
 from .options import UsageError, make_parser, open_service, url_of
@@ -123,12 +124,12 @@ def _when(created: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    return "".join(one if one.isprintable() else " " for one in text)[:80]
+    return cut("".join(one if one.isprintable() else " " for one in text), 80)
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    widths = [max(map(width_of, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(padded(cell, width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
