@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ._steps import Step, StepState
+from ._text_width import cut
 
 MAX_NODES = 24
 """With more than this, steps of one name and one layer become one node."""
@@ -284,7 +285,7 @@ def _box(node: Node, x: float, y: float) -> str:
     name = (
         node.name
         if node.count == 1
-        else f"{_cut(node.name, _LABEL - 2 - len(str(node.count)))} ×{node.count}"
+        else f"{cut(node.name, max(2, _LABEL - 2 - len(str(node.count))))} ×{node.count}"
     )
     bar = ""
     if node.state is StepState.RUNNING and node.fraction:
@@ -295,14 +296,10 @@ def _box(node: Node, x: float, y: float) -> str:
     return (
         f'<g class="node" data-state="{node.state}"><title>{html.escape(node.text)}</title>'
         f'<rect x="{_number(x)}" y="{_number(y)}" width="{_WIDTH}" height="{_HEIGHT}" rx="8"/>'
-        f'<text class="name" x="{_number(x + 10)}" y="{_number(y + 16)}">{html.escape(_cut(name, _LABEL))}</text>'
+        f'<text class="name" x="{_number(x + 10)}" y="{_number(y + 16)}">{html.escape(cut(name, _LABEL))}</text>'
         f'<text class="state" x="{_number(x + 10)}" y="{_number(y + 30)}">'
-        f"{_MARKS[node.state]} {html.escape(_cut(node.brief, _DETAIL))}</text>{bar}</g>"
+        f"{_MARKS[node.state]} {html.escape(cut(node.brief, _DETAIL))}</text>{bar}</g>"
     )
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: max(limit, 2) - 1]}…"
 
 
 def _number(value: float) -> str:

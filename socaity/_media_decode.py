@@ -27,15 +27,25 @@ def make_decode(endpoint: EndpointDescription) -> Callable[[Any], Any] | None:
 
 def _may_hold_media(schema: Any) -> bool:
     """Whether a schema names media, or says nothing at all."""
-    if isinstance(schema, Mapping):
-        return not schema or "x-media" in schema or any(map(_names_media, schema.values()))
-    return True
+    if not isinstance(schema, Mapping) or not schema:
+        return True
+    waiting: list[Any] = [schema]  # no recursion: a description may be deeper than the stack
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Mapping):
+            if "x-media" in node or _is_open(node):
+                return True
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
+    return False
 
 
-def _names_media(schema: Any) -> bool:
-    if isinstance(schema, Mapping):
-        return "x-media" in schema or any(map(_names_media, schema.values()))
-    return isinstance(schema, list) and any(map(_names_media, schema))
+def _is_open(schema: Mapping[str, Any]) -> bool:
+    """Whether it takes a list or map of anything, as of `list[Any]`."""
+    if schema.get("type") == "array":
+        return not schema.get("items") and not schema.get("prefixItems")
+    return schema.get("type") == "object" and schema.get("additionalProperties") in (True, {})
 
 
 def decode(value: Any) -> Any:

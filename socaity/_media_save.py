@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import math
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ._media import is_instance
+from ._whole_file import exists, write_file
 from .protocol.audio import Audio
 from .protocol.media import OCTETS, Media, guess_type, safe_name
 
-__all__ = ["save_result"]
+__all__ = ["encode", "is_folder", "save_result"]
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
 
-def save_result(value: Any, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path | list[Path]:
-    """Write `value` to `path` in the form that the end of the name says; without one a fitting end is added.
+def save_result(
+    value: Any, path: str | os.PathLike[str], *, overwrite: bool = False, adds_suffix: bool = True
+) -> Path | list[Path]:
+    """Write `value` to `path` in the form that the end of the name says; without one a fitting end is added,
+    unless `adds_suffix` is false.
 
     A picture: `.png`, `.jpg`, … · sound: `.wav` · array or tensor: `.npy` (pixels also as a picture) · table: `.csv`,
     `.parquet`, `.json` · bytes and text: anything · everything else: `.json`. A list or dict with pictures, sound, arrays,
@@ -32,16 +34,17 @@ def save_result(value: Any, path: str | os.PathLike[str], *, overwrite: bool = F
     does not fit. A file is there whole or not at all.
     """
     target = Path(path)
-    if _is_folder(value):
+    if is_folder(value):
         return _save_folder(value, target, overwrite)
     suffix, data = encode(value, target.suffix.lower())
-    if not target.suffix:
+    if adds_suffix and not target.suffix:
         target = target.with_name(target.name + suffix)
-    _write(target, data, overwrite)
+    write_file(target, data, overwrite=overwrite)
     return target
 
 
-def _is_folder(value: Any) -> bool:
+def is_folder(value: Any) -> bool:
+    """Whether `save_result` makes a folder of it."""
     if isinstance(value, Mapping):
         return any(map(_is_media_or_folder, value.values()))
     return isinstance(value, (list, tuple)) and any(map(_is_media_or_folder, value))
@@ -53,7 +56,7 @@ def _is_media_or_folder(value: Any) -> bool:
         or _is_array(value)
         or is_instance(value, "PIL.Image", "Image")
         or is_instance(value, "pandas", "DataFrame")
-        or _is_folder(value)
+        or is_folder(value)
     )
 
 
@@ -66,10 +69,10 @@ def _save_folder(value: Any, folder: Path, overwrite: bool) -> list[Path]:
     files = [(folder / place, data) for place, data in _files_of(value)]
     taken = [target for target, _ in files if target.exists()]
     if taken and not overwrite:
-        raise _exists(taken[0])
+        raise exists(taken[0])
     for target, data in files:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write(target, data, overwrite)
+        write_file(target, data, overwrite=overwrite)
     return [target for target, _ in files]
 
 
@@ -86,7 +89,7 @@ def _files_of(value: Any) -> Iterator[tuple[Path, bytes]]:
         while name.lower() in used:  # different keys may give the same name
             name += "_"
         used.add(name.lower())
-        if _is_folder(part):
+        if is_folder(part):
             for place, data in _files_of(part):
                 yield Path(name) / place, data
         else:
@@ -109,7 +112,7 @@ def encode(value: Any, suffix: str) -> tuple[str, bytes]:
     if _is_array(value) and suffix != ".json":
         return _encode_array(value, suffix or ".npy")
     if isinstance(value, str) and suffix != ".json":
-        return suffix or ".txt", value.encode()
+        return suffix or ".txt", value.encode(errors="backslashreplace")
     if suffix not in ("", ".json", ".txt"):
         raise ValueError(f"a {type(value).__name__} cannot be saved as {suffix}; use .json")
     return suffix or ".json", _encode_json(value)
@@ -194,35 +197,3 @@ def _as_json(value: Any) -> Any:
         return _as_json(value.tolist())
     # JSON has no word for NaN and infinities
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write(target: Path, data: bytes, overwrite: bool) -> None:
-    """Beside its place first, so that nobody ever sees a part of it."""
-    if not overwrite and target.exists():
-        raise _exists(target)
-    draft = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}")
-    try:
-        with draft.open("xb") as file:
-            file.write(data)
-        if overwrite:
-            draft.replace(target)
-        else:
-            _move_to_free_place(draft, target)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            draft.unlink()
-
-
-def _move_to_free_place(draft: Path, target: Path) -> None:
-    try:
-        os.link(draft, target)  # refuses where a file has come since, which a rename does not
-    except FileExistsError:
-        raise _exists(target) from None
-    except (OSError, NotImplementedError):  # a file system without links
-        if target.exists():
-            raise _exists(target) from None
-        draft.replace(target)
-
-
-def _exists(target: Path) -> FileExistsError:
-    return FileExistsError(f"{target} is there already; use overwrite=True or another name")

@@ -20,12 +20,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ._checked_references import CheckedReferences
 from ._group import JobGroup
 from ._job import Job, JobReference
 from .protocol.description import EndpointDescription, ParameterDescription, TensorDescription
 
 Check = Callable[[Any], Any]
 
+_MAX_REASON = 2_000
 _ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
 
 
@@ -46,7 +48,8 @@ def compile_check(parameter: ParameterDescription, endpoint: EndpointDescription
     if parameter.location == "file":
         return _upload_check
     schema = parameter.json_schema
-    check = _compile(schema, schema)
+    references = CheckedReferences(schema, _compile)
+    check = references.whole(_compile(schema, references))
     if parameter.required or parameter.default is not None:
         return check
     return lambda value: None if value is None else check(value)
@@ -94,19 +97,19 @@ def _describe(value: Any) -> str:
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '…'}"
 
 
-def _compile(schema: Mapping[str, Any] | bool, root: Mapping[str, Any]) -> Check:
+def _compile(schema: Mapping[str, Any] | bool, references: CheckedReferences) -> Check:
     if schema is False:
         return _refuse("nothing is allowed here")
     if schema is True or not schema:
         return plain
     if "$ref" in schema:
-        return _lazy_reference(str(schema["$ref"]), root)
+        return references.check(str(schema["$ref"]))
     if "x-media" in schema:
         return _media_check(str(schema["x-media"]))
     for word in ("anyOf", "oneOf"):
         if word in schema:
-            return _any_of([_compile(option, root) for option in schema[word]], schema[word])
-    checks: list[Check] = [_compile(option, root) for option in schema.get("allOf", ())]
+            return _any_of([_compile(option, references) for option in schema[word]], schema[word])
+    checks: list[Check] = [_compile(option, references) for option in schema.get("allOf", ())]
     if "enum" in schema:
         checks.append(_one_of(list(schema["enum"])))
     if "const" in schema:
@@ -114,10 +117,12 @@ def _compile(schema: Mapping[str, Any] | bool, root: Mapping[str, Any]) -> Check
     kinds = schema.get("type")
     if isinstance(kinds, list):
         checks.append(
-            _any_of([_of_type(kind, schema, root) for kind in kinds], [{"type": kind} for kind in kinds])
+            _any_of(
+                [_of_type(kind, schema, references) for kind in kinds], [{"type": kind} for kind in kinds]
+            )
         )
     elif kinds is not None:
-        checks.append(_of_type(kinds, schema, root))
+        checks.append(_of_type(kinds, schema, references))
     if not checks:
         return plain
     return checks[0] if len(checks) == 1 else _chain(checks)
@@ -139,22 +144,6 @@ def _chain(checks: Sequence[Check]) -> Check:
     return check
 
 
-def _lazy_reference(reference: str, root: Mapping[str, Any]) -> Check:
-    compiled: list[Check] = []  # when first used, because schemas may be recursive
-
-    def check(value: Any) -> Any:
-        if not compiled:
-            target: Any = root
-            for part in reference.removeprefix("#").strip("/").split("/"):
-                if part:
-                    part = part.replace("~1", "/").replace("~0", "~")
-                    target = target.get(part, {}) if isinstance(target, Mapping) else {}
-            compiled.append(_compile(target, root))
-        return compiled[0](value)
-
-    return check
-
-
 def _any_of(checks: Sequence[Check], options: Sequence[Any]) -> Check:
     takes_text = {"type": "string"} in options
 
@@ -167,7 +156,8 @@ def _any_of(checks: Sequence[Check], options: Sequence[Any]) -> Check:
                 return one(value)
             except ValueError as exc:
                 reasons.append(str(exc))
-        raise ValueError(" or ".join(dict.fromkeys(reasons)))
+        why = " or ".join(dict.fromkeys(reasons))
+        raise ValueError(why if len(why) <= _MAX_REASON else f"{why[:_MAX_REASON]}…")
 
     return check
 
@@ -183,7 +173,7 @@ def _one_of(allowed: list[Any]) -> Check:
     return check
 
 
-def _of_type(kind: str, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Check:
+def _of_type(kind: str, schema: Mapping[str, Any], references: CheckedReferences) -> Check:
     match kind:
         case "string":
             return _string(schema)
@@ -194,9 +184,9 @@ def _of_type(kind: str, schema: Mapping[str, Any], root: Mapping[str, Any]) -> C
         case "null":
             return _null
         case "array":
-            return _array(schema, root)
+            return _array(schema, references)
         case "object":
-            return _object(schema, root)
+            return _object(schema, references)
         case _:
             return plain
 
@@ -331,9 +321,9 @@ def _is_multiple(value: float, step: float) -> bool:
     return abs(math.remainder(value, step)) <= 1e-9 * max(abs(value), abs(step))
 
 
-def _array(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Check:
-    firsts = [_compile(item, root) for item in schema.get("prefixItems", ())]
-    each = _compile(schema.get("items", True), root)
+def _array(schema: Mapping[str, Any], references: CheckedReferences) -> Check:
+    firsts = [_compile(item, references) for item in schema.get("prefixItems", ())]
+    each = _compile(schema.get("items", True), references)
     low, high = schema.get("minItems", 0), schema.get("maxItems")
 
     def check(value: Any) -> Any:
@@ -356,11 +346,11 @@ def _array(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Check:
     return check
 
 
-def _object(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Check:
-    properties = {name: _compile(part, root) for name, part in schema.get("properties", {}).items()}
+def _object(schema: Mapping[str, Any], references: CheckedReferences) -> Check:
+    properties = {name: _compile(part, references) for name, part in schema.get("properties", {}).items()}
     required = list(schema.get("required", ()))
     rest = schema.get("additionalProperties", True)
-    each = _compile(rest, root) if rest is not False else None
+    each = _compile(rest, references) if rest is not False else None
 
     def check(value: Any) -> Any:
         value = plain(value)

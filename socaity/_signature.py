@@ -11,6 +11,7 @@ from typing import Any, Literal, Union
 from ._schema import UnfinishedError, compile_check, plain
 from .exceptions import InvalidInputError
 from .protocol.description import EndpointDescription, ParameterDescription
+from .protocol.schemas import SchemaWalk
 
 Bind = Callable[[tuple[Any, ...], dict[str, Any]], dict[str, Any]]
 
@@ -53,7 +54,7 @@ def make_signature(endpoint: EndpointDescription) -> inspect.Signature:
     variadic = [one.name for one in endpoint.parameters if one.variadic]
     if variadic:
         parameters.append(inspect.Parameter(_free_name(variadic[0], seen), inspect.Parameter.VAR_KEYWORD))
-    return inspect.Signature(parameters, return_annotation=python_type(endpoint.returns, endpoint.returns))
+    return inspect.Signature(parameters, return_annotation=python_type(endpoint.returns))
 
 
 def _free_name(name: str, taken: set[str]) -> str:
@@ -73,25 +74,26 @@ def annotation_of(parameter: ParameterDescription) -> Any:
         return f"Array[{', '.join([parameter.tensor.dtype or 'any', *sizes])}]"
     if parameter.location == "file":
         return bytes
-    return python_type(parameter.json_schema, parameter.json_schema)
+    return python_type(parameter.json_schema)
 
 
-def python_type(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int = 0) -> Any:
+def python_type(schema: Any) -> Any:
     """The nearest Python type of a JSON schema; `Any` where there is none."""
+    return _type_within(schema, SchemaWalk(schema), 0)
+
+
+def _type_within(schema: Any, walk: SchemaWalk, depth: int) -> Any:
     try:
-        return _python_type(schema, root, depth)
+        return _python_type(walk.enter(schema, depth), walk, depth)
     except TypeError:  # an enum of lists, an empty anyOf: typing cannot say it
         return Any
 
 
-def _python_type(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> Any:
-    if depth > 8 or not isinstance(schema, Mapping):
+def _python_type(schema: Mapping[str, Any] | None, walk: SchemaWalk, depth: int) -> Any:
+    if schema is None:
         return Any
     if "$ref" in schema:
-        target: Any = root
-        for part in str(schema["$ref"]).removeprefix("#").strip("/").split("/"):
-            target = target.get(part, {}) if isinstance(target, Mapping) else {}
-        return python_type(target, root, depth + 1)
+        return _type_within(walk.follow(schema["$ref"]), walk, depth + 1)
     if "x-media" in schema:
         return _MEDIA_TYPES.get(schema["x-media"], Any)
     if "enum" in schema:
@@ -100,16 +102,16 @@ def _python_type(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int)
         return Literal[schema["const"]]
     for word in ("anyOf", "oneOf"):
         if word in schema:
-            return _union(python_type(option, root, depth + 1) for option in schema[word])
+            return _union(_type_within(option, walk, depth + 1) for option in schema[word])
     kind = schema.get("type")
     if isinstance(kind, list):
         return _union(_TYPES.get(one, Any) for one in kind)
     if kind == "string" and schema.get("format") in ("binary", "base64", "byte"):
         return bytes
     if kind == "array" and schema.get("items"):
-        return list[python_type(schema["items"], root, depth + 1)]  # type: ignore[misc]
+        return list[_type_within(schema["items"], walk, depth + 1)]  # type: ignore[misc]
     if kind == "object" and isinstance(schema.get("additionalProperties"), Mapping):
-        return dict[str, python_type(schema["additionalProperties"], root, depth + 1)]  # type: ignore[misc]
+        return dict[str, _type_within(schema["additionalProperties"], walk, depth + 1)]  # type: ignore[misc]
     return _TYPES.get(str(kind), Any)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 MAX_BYTES = 240_000
 """Of the sound in a page, before base64: a quarter of a minute at the lowest rate."""
 _RATES = (16_000, 8_000)
+_PEAKS = 80
+_PIECES, _PIECE = 20, 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,49 +44,65 @@ def sound_of(samples: Any, rate: Any, *, max_bytes: int = MAX_BYTES) -> Sound | 
         samples = samples.detach().cpu()
     array = np.asarray(samples)
     rate = int(rate)
-    if array.ndim == 2:
-        axis = 0 if array.shape[0] <= array.shape[1] else 1
-        array = array.take(0, axis) if array.shape[axis] == 1 else _mean(array, axis)
-    if array.ndim != 1 or not array.size or rate <= 0 or array.dtype.kind not in "iuf":
+    if array.ndim == 2 and array.shape[0] <= array.shape[1]:
+        array = array.T
+    if array.ndim not in (1, 2) or not array.size or rate <= 0 or array.dtype.kind not in "iuf":
         return None
-    seconds = array.size / rate
-    if array.dtype.kind in "iu":
-        half = float(2 ** (8 * array.dtype.itemsize - 1))
-        array = (array.astype(np.float32) - (half if array.dtype.kind == "u" else 0.0)) / half
-    array = np.nan_to_num(array.astype(np.float32, copy=False))
-    peaks = tuple(float(min(1.0, np.abs(part).max())) for part in np.array_split(array, min(80, array.size)))
+    size = len(array)
+    edges = np.linspace(0, size, min(_PEAKS, size) + 1).astype(int)
+    peaks = tuple(
+        _peak(array[start:end]) for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+    )
     steps = [max(1, -(-rate // target)) for target in _RATES]
-    step = next((step for step in steps if array.size / step * 2 <= max_bytes), steps[-1])
-    array = array[: max_bytes // 2 * step]
-    excerpt = array.size / rate
+    step = next((step for step in steps if size / step * 2 <= max_bytes), steps[-1])
+    excerpt = _mono(array[: max_bytes // 2 * step])
+    shown = excerpt.size / rate
     if step > 1:
-        array = array[: array.size // step * step].reshape(-1, step).mean(axis=1)
-    data = (np.clip(array, -1.0, 1.0) * 32767).astype("<i2").tobytes()
-    return Sound(_uri(data, round(rate / step)), seconds, excerpt, rate, peaks)
+        excerpt = excerpt[: excerpt.size // step * step].reshape(-1, step).mean(axis=1)
+    data = (np.clip(excerpt, -1.0, 1.0) * 32767).astype("<i2").tobytes()
+    return Sound(_uri(data, round(rate / step)), size / rate, shown, rate, peaks)
 
 
-def _mean(array: Any, axis: int) -> Any:
+def _peak(part: Any) -> float:
+    """The loudest of a part; of a long one pieces are looked at, because nobody sees more in so small a drawing."""
     import numpy as np
 
-    if array.dtype.kind in "iu":
-        return array.mean(axis=axis).astype(array.dtype)
-    return array.mean(axis=axis, dtype=np.float32)
+    if len(part) > _PIECES * _PIECE:
+        starts = np.linspace(0, len(part) - _PIECE, _PIECES).astype(int).tolist()
+        return max(_peak(part[start : start + _PIECE]) for start in starts)
+    return float(min(1.0, np.abs(_mono(part)).max()))
+
+
+def _mono(part: Any) -> Any:
+    """Samples by channel as one channel of numbers from -1 to 1."""
+    import numpy as np
+
+    mixed = part.mean(axis=1, dtype=np.float32) if part.ndim == 2 else part.astype(np.float32, copy=False)
+    if part.dtype.kind in "iu":
+        half = float(2 ** (8 * part.dtype.itemsize - 1))
+        mixed = (mixed - (half if part.dtype.kind == "u" else 0.0)) / half
+    return np.nan_to_num(mixed)
 
 
 def sound_of_wav(data: bytes, *, max_bytes: int = MAX_BYTES) -> Sound | None:
-    """A WAV file; None if it is not plain PCM."""
+    """A WAV file, of which only what is shown is read; None if it is not plain PCM."""
     import numpy as np
 
+    source = io.BytesIO(data)
     try:
-        with wave.open(io.BytesIO(data)) as file:
+        with wave.open(source) as file:
             width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
-            frames = file.readframes(file.getnframes())
+            count, first = file.getnframes(), file.readframes(1)
+            start = source.tell() - len(first)
     except (wave.Error, EOFError):
         return None
     kinds = {1: "u1", 2: "<i2", 4: "<i4"}
-    if width not in kinds or not rate:
+    if width not in kinds or not rate or not first:
         return None
-    samples = np.frombuffer(frames[: len(frames) // (width * channels) * (width * channels)], kinds[width])
+    count = min(count, (len(data) - start) // (width * channels))
+    if count < 1:
+        return None
+    samples = np.frombuffer(data, kinds[width], count * channels, start)
     return sound_of(samples.reshape(-1, channels) if channels > 1 else samples, rate, max_bytes=max_bytes)
 
 

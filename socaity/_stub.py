@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from ._stub_schema import default_text
 from ._stub_text import Names, docstring, quoted
 from ._stub_types import StubTypes
 from .protocol.description import EndpointDescription, ParameterDescription, ServiceDescription
+from .protocol.schemas import SchemaWalk
 
-__all__ = ["MARK", "write_stub"]
+__all__ = ["is_stub", "write_stub"]
 
-MARK = "Written by `socaity stub`"
-"""By this a file is known as one that may be written over."""
+_MARK = "Written by `socaity stub` from the live service"
+_DOCSTRING = re.compile(r'(?:\s|#[^\n]*\n)*"""(.*?)(?<!\\)"""', re.DOTALL)
 
 _WIDTH = 100
 _IN_USE = frozenset(
@@ -62,6 +64,12 @@ _IN_USE = frozenset(
 """Names that the module itself uses; an endpoint or class that is called so gets an underscore."""
 
 
+def is_stub(source: str) -> bool:
+    """Whether a module was written by `write_stub`, and may be written over: its docstring says so at the beginning of a line."""
+    found = _DOCSTRING.match(source)
+    return found is not None and any(line.startswith(_MARK) for line in found[1].splitlines())
+
+
 def write_stub(service: ServiceDescription, url: str) -> str:
     """The source of a module with a function for every endpoint. It type-checks strictly and runs; importing it connects
     to nothing. Nothing that the service says of itself can become code."""
@@ -75,7 +83,7 @@ def write_stub(service: ServiceDescription, url: str) -> str:
     exported = sorted(["service", *functions, *types.class_names])
     parts = [
         docstring(
-            f"The functions of {service.title}, typed.\n\n{MARK} from the live service; write it anew when that changes. "
+            f"The functions of {service.title}, typed.\n\n{_MARK}; write it anew when that changes. "
             "A call gives a Job at once.\nNothing connects before the first call. "
             "`service.use(url)` sends the calls elsewhere."
         ),
@@ -212,7 +220,7 @@ def _parameter(
     if one.required:
         return annotation, None
     is_plain = one.tensor is None and one.location != "file"
-    default = default_text(one.default, one.json_schema, one.json_schema) if is_plain else None
+    default = default_text(one.default, one.json_schema, SchemaWalk(one.json_schema)) if is_plain else None
     if default is None or default == "None":
         default = "None"
         if annotation != "Any" and "None" not in annotation.removesuffix("]").split(" | "):

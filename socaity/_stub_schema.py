@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ._stub_text import literal
+from .protocol.schemas import SchemaWalk
 
 __all__ = [
-    "MAX_DEPTH",
     "default_text",
-    "follow",
     "is_binary",
     "is_number",
     "mapping",
@@ -18,17 +17,18 @@ __all__ = [
     "strings",
 ]
 
-MAX_DEPTH = 12
 _MAX_DEFAULT_ITEMS = 20
 _BINARY = ("binary", "base64", "byte")
 
 
-def default_text(value: Any, schema: Any, root: Mapping[str, Any], depth: int = 0) -> str | None:
+def default_text(value: Any, schema: Any, walk: SchemaWalk, depth: int = 0) -> str | None:
     """A default as source, if it fits the type that is written for `schema`; None if it has no such form."""
-    if not isinstance(schema, Mapping) or depth > MAX_DEPTH:
-        return _free_text(value)
+    entered = walk.enter(schema, depth)
+    if entered is None:
+        return None if walk.is_over else _free_text(value)
+    schema = entered
     if "$ref" in schema:
-        return default_text(value, follow(str(schema["$ref"]), root), root, depth + 1)
+        return default_text(value, walk.follow(schema["$ref"]), walk, depth + 1)
     if "enum" in schema or "const" in schema:
         allowed = schema["enum"] if "enum" in schema else [schema["const"]]
         is_one = isinstance(allowed, list) and any(
@@ -37,14 +37,14 @@ def default_text(value: Any, schema: Any, root: Mapping[str, Any], depth: int = 
         return literal(value) if is_one and not isinstance(value, (list, Mapping)) else None
     for word in ("anyOf", "oneOf"):
         if isinstance(schema.get(word), list):
-            texts = (default_text(value, one, root, depth + 1) for one in schema[word])
+            texts = (default_text(value, one, walk, depth + 1) for one in schema[word])
             return next((text for text in texts if text is not None), None)
     parts = schema.get("allOf")
     if isinstance(parts, list):
-        return default_text(value, parts[0] if len(parts) == 1 else None, root, depth + 1)
+        return default_text(value, parts[0] if len(parts) == 1 else None, walk, depth + 1)
     kind = schema.get("type")
     if isinstance(kind, list):
-        texts = (default_text(value, {**schema, "type": one}, root, depth + 1) for one in kind)
+        texts = (default_text(value, {**schema, "type": one}, walk, depth + 1) for one in kind)
         return next((text for text in texts if text is not None), None)
     match kind:
         case "string" if isinstance(value, str) and not is_binary(schema) and "x-media" not in schema:
@@ -63,7 +63,7 @@ def default_text(value: Any, schema: Any, root: Mapping[str, Any], depth: int = 
                 kinds = schema["prefixItems"]
                 if not isinstance(kinds, list) or not len(kinds) == len(value) == schema.get("maxItems"):
                     return None
-            items = [default_text(item, one, root, depth + 1) for item, one in zip(value, kinds, strict=True)]
+            items = [default_text(item, one, walk, depth + 1) for item, one in zip(value, kinds, strict=True)]
             if any(item is None or item[0] in "({" for item in items):
                 return None
             return f"({', '.join(map(str, items))}{',' if len(items) == 1 else ''})"
@@ -99,16 +99,3 @@ def is_number(value: Any) -> bool:
 
 def is_binary(schema: Mapping[str, Any]) -> bool:
     return schema.get("format") in _BINARY or "contentEncoding" in schema or "contentMediaType" in schema
-
-
-def follow(reference: str, root: Mapping[str, Any]) -> Any:
-    """What a reference within the schema names; None if there is nothing."""
-    target: Any = root
-    for part in reference.removeprefix("#").strip("/").split("/"):
-        if part:
-            target = (
-                target.get(part.replace("~1", "/").replace("~0", "~"))
-                if isinstance(target, Mapping)
-                else None
-            )
-    return target

@@ -31,15 +31,17 @@ class Names:
 
     def __init__(self, taken: Iterable[str] = ()) -> None:
         self._taken = set(taken)
+        self._numbers: dict[str, int] = {}
 
     def give(self, text: str, fallback: str) -> str:
         """`text` if it is a name and free, else the nearest one that is."""
         name = text if is_name(text) else _near(text, fallback)
-        found, number = name, 1
+        found, number = name, self._numbers.get(name, 1)
         while found in self._taken:
             number += 1
             found = f"{name}_" if number == 2 else f"{name}_{number}"
         self._taken.add(found)
+        self._numbers[name] = number
         return found
 
 

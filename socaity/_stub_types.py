@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ._stub_schema import (
-    MAX_DEPTH,
     default_text,
-    follow,
     is_binary,
     is_number,
     mapping,
@@ -18,6 +17,7 @@ from ._stub_schema import (
     strings,
 )
 from ._stub_text import Names, class_name, docstring, is_name, literal, quoted
+from .protocol.schemas import MAX_DEPTH, SchemaWalk
 
 __all__ = ["StubTypes"]
 
@@ -27,15 +27,53 @@ Side = Literal["argument", "value"]
 _SCALARS = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}
 _NOISE = ("title", "description", "examples", "deprecated", "required")
 _MAX_OPTIONS = 200
+_MAX_TEXT = 10_000
+_MAX_STEPS = 100_000
 _MAX_INTEGER = 2**53
 """What type checkers take in a Literal without fail."""
+
+
+class _Walk(SchemaWalk):
+    """A walk that also knows which objects are the same, whatever they are called and wherever they were met."""
+
+    def __init__(self, schema: Any) -> None:
+        super().__init__(schema)
+        self.defaults = SchemaWalk(schema)
+        self._forms: dict[int, tuple[Any, str, tuple[str, ...]]] = {}
+        self._steps = _MAX_STEPS
+
+    def form(self, schema: Mapping[str, Any]) -> str | None:
+        """The same text for the same object; None if it refers to more than can be compared."""
+        own, references = self._form(schema)
+        forms: dict[str, str] = {}
+        waiting = list(references)
+        while waiting:
+            reference = waiting.pop()
+            if reference in forms:
+                continue
+            forms[reference], inner = self._form(self.follow(reference))
+            waiting += inner
+            self._steps -= 1 + len(inner)
+            if self._steps < 0:
+                return None
+        return _digest([own, sorted(forms.items())])
+
+    def _form(self, schema: Any) -> tuple[str, tuple[str, ...]]:
+        """That of one schema alone, and what it refers to."""
+        known = self._forms.get(id(schema))
+        if known is None:
+            references: dict[str, None] = {}
+            stripped = _without_noise(schema, references)
+            # with the schema itself, so that no other one gets its id
+            known = self._forms[id(schema)] = schema, _digest(stripped), tuple(references)
+        return known[1:]
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
     """Where a schema stands."""
 
-    root: Mapping[str, Any]
+    walk: _Walk
     hint: str
     side: Side
     depth: int = 0
@@ -43,7 +81,7 @@ class _Place:
 
     def inside(self, hint: str | None = None, side: Side | None = None, above: str | None = None) -> _Place:
         return _Place(
-            self.root,
+            self.walk,
             self.hint if hint is None else hint,
             side or self.side,
             self.depth + 1,
@@ -77,7 +115,7 @@ class StubTypes:
 
     def argument(self, schema: Any, hint: str) -> str:
         """The type of a parameter."""
-        inner = self._type(schema, _Place(mapping(schema), hint, "argument"))
+        inner = self._type(schema, _Place(_Walk(schema), hint, "argument"))
         return inner if inner == "Any" else self._use("Input", f"Input[{inner}]")
 
     def tensor(self) -> str:
@@ -87,7 +125,7 @@ class StubTypes:
 
     def value(self, schema: Any, hint: str) -> str:
         """The type of a result or chunk."""
-        return self._type(schema, _Place(mapping(schema), hint, "value"))
+        return self._type(schema, _Place(_Walk(schema), hint, "value"))
 
     def arrays(self, schema: Any, hint: str) -> str:
         """The type of a result that is an array, or a map of arrays by name."""
@@ -107,7 +145,11 @@ class StubTypes:
     # -- types -------------------------------------------------------------------------------------------------------
 
     def _type(self, schema: Any, place: _Place) -> str:
-        if not isinstance(schema, Mapping) or place.depth > MAX_DEPTH:
+        text = self._text(place.walk.enter(schema, place.depth), place)
+        return text if len(text) <= _MAX_TEXT else self._use("Any", "Any")
+
+    def _text(self, schema: Mapping[str, Any] | None, place: _Place) -> str:
+        if schema is None:
             return self._use("Any", "Any")
         if "$ref" in schema:
             return self._reference(str(schema["$ref"]), place)
@@ -153,6 +195,8 @@ class StubTypes:
                 return "int" if all(isinstance(one, int) for one in values) else self._use("Any", "Any")
             if isinstance(value, float) or not isinstance(value, (str, int, bool, type(None))):
                 return "float" if all(is_number(one) for one in values) else self._use("Any", "Any")
+            if isinstance(value, str) and len(value) > _MAX_TEXT:
+                return self._use("Any", "Any")
             texts.append(literal(value))
         return self._use("Literal", f"Literal[{', '.join(dict.fromkeys(texts))}]")
 
@@ -190,7 +234,7 @@ class StubTypes:
         return self._use("Mapping", f"Mapping[str, {item}]")
 
     def _reference(self, reference: str, place: _Place) -> str:
-        target = follow(reference, place.root)
+        target = place.walk.follow(reference)
         name = reference.rpartition("/")[2]
         if (
             reference in place.above
@@ -209,7 +253,10 @@ class StubTypes:
         """
         title = schema.get("title")
         wanted = class_name(title if isinstance(title, str) else hint)
-        key = (wanted, _canonical(schema, place.root))
+        form = place.walk.form(schema)
+        if form is None:
+            return self._use("Any", "Any")
+        key = (wanted, form)
         required = frozenset(strings(schema.get("required")))
         known = self._records.setdefault(key, [])
         for one in known:
@@ -225,7 +272,7 @@ class StubTypes:
         ]
         text = schema.get("description")
         doc = text if isinstance(text, str) and text.strip() else ""
-        body = self._dataclass(record.name, fields, doc, schema, place.root)
+        body = self._dataclass(record.name, fields, doc, schema, place.walk)
         self._definitions[record.name] = body or self._typed_dict(record.name, fields, doc)
         return record.name
 
@@ -235,7 +282,7 @@ class StubTypes:
         fields: list[tuple[str, str, bool]],
         doc: str,
         schema: Mapping[str, Any],
-        root: Mapping[str, Any],
+        walk: _Walk,
     ) -> str | None:
         """None where a field has no such name, or may be left out without a default that could be written."""
         lines = ["@dataclass(kw_only=True, slots=True)", f"class {name}:"]
@@ -251,7 +298,7 @@ class StubTypes:
             part = properties(schema)[field]
             if not isinstance(part, Mapping) or "default" not in part:
                 return None
-            default = default_text(part["default"], part, root)
+            default = default_text(part["default"], part, walk.defaults)
             if default is None:
                 return None
             if default[0] in "({" and not annotation.startswith("tuple["):
@@ -290,25 +337,23 @@ def _is_record(schema: Mapping[str, Any]) -> bool:
     return is_object and has_names and schema.get("additionalProperties") in (None, False)
 
 
-def _canonical(schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
-    """The same text for the same object, whatever it is called and wherever it was met."""
-    seen: dict[str, Any] = {}
+def _without_noise(node: Any, references: dict[str, None], depth: int = 0, is_names: bool = False) -> Any:
+    """`node` without what changes no type; the references in it are noted."""
+    if depth > 4 * MAX_DEPTH:
+        return None
+    if isinstance(node, Mapping):
+        reference = node.get("$ref")
+        if isinstance(reference, str) and not is_names:
+            references[reference] = None
+        return {
+            str(key): _without_noise(value, references, depth + 1, key == "properties" and not is_names)
+            for key, value in node.items()
+            if is_names or key not in _NOISE
+        }
+    if isinstance(node, (list, tuple)):
+        return [_without_noise(one, references, depth + 1) for one in node]
+    return node
 
-    def strip(node: Any, depth: int, is_names: bool = False) -> Any:
-        if depth > 4 * MAX_DEPTH:
-            return None
-        if isinstance(node, Mapping):
-            reference = node.get("$ref")
-            if isinstance(reference, str) and not is_names and reference not in seen:
-                seen[reference] = None
-                seen[reference] = strip(follow(reference, root), depth + 1)
-            return {
-                str(key): strip(value, depth + 1, key == "properties" and not is_names)
-                for key, value in node.items()
-                if is_names or key not in _NOISE
-            }
-        if isinstance(node, (list, tuple)):
-            return [strip(one, depth + 1) for one in node]
-        return node
 
-    return json.dumps([strip(schema, 0), seen], sort_keys=True, default=repr)
+def _digest(document: Any) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True, default=repr).encode()).hexdigest()

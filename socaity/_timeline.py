@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from ._steps import Step, StepState, duration, read_steps
+from ._text_width import cut, padded, width_of
 
 __all__ = ["Phase", "Span", "Timeline", "TimelineRow"]
 
@@ -205,19 +206,17 @@ def _client_seconds(job: Any, waited: float) -> float:
 def _draw_text(timeline: Timeline, width: int) -> str:
     width = max(40, width)
     rows = timeline.rows[-_MAX_ROWS:]
-    name_width = min(_NAME_WIDTH, max(len(row.name) for row in rows))
+    name_width = min(_NAME_WIDTH, max(width_of(row.name) for row in rows))
     bar_width = width - name_width - 12
     scale = bar_width / timeline.seconds if timeline.seconds > _NOTHING else 0.0
     lines = []
     if len(timeline.rows) > len(rows):
         lines.append(f"… {len(timeline.rows) - len(rows)} steps before")
     for row in rows:
-        name = row.name if len(row.name) <= name_width else f"{row.name[: name_width - 1]}…"
-        lines.append(
-            f"{name:<{name_width}} |{_bar_text(row, scale, bar_width)}| {duration(row.seconds):>8}".rstrip()
-        )
+        name = padded(cut(row.name, name_width), name_width)
+        lines.append(f"{name} |{_bar_text(row, scale, bar_width)}| {duration(row.seconds):>8}".rstrip())
     lines += _in_lines(_summary(timeline), width)
-    return "\n".join(line if len(line) <= width else f"{line[: width - 1]}…" for line in lines)
+    return "\n".join(cut(line, width) for line in lines)
 
 
 def _bar_text(row: TimelineRow, scale: float, width: int) -> str:
@@ -267,7 +266,7 @@ def _notes(timeline: Timeline) -> list[str]:
 def _in_lines(parts: Sequence[str], width: int) -> list[str]:
     lines: list[str] = []
     for part in parts:
-        if lines and len(lines[-1]) + 3 + len(part) <= width:
+        if lines and width_of(lines[-1]) + 3 + width_of(part) <= width:
             lines[-1] += f"   {part}"
         else:
             lines.append(part)

@@ -4,7 +4,6 @@ entry points, so that the client need not know them."""
 from __future__ import annotations
 
 import difflib
-import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -25,6 +24,9 @@ def command_names() -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `socaity COMMAND …`. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted."""
+    from .terminal import open_closed_streams
+
+    open_closed_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(f"usage: socaity {{{','.join(command_names())}}} …\n")
@@ -56,6 +58,7 @@ def _find(name: str) -> Callable[[list[str]], int] | None:
 
 def _run(name: str, run: Callable[[list[str]], int], arguments: list[str]) -> int:
     from .options import UsageError
+    from .terminal import complain, let_go_of_stdout
 
     try:
         code = int(run(arguments))
@@ -66,14 +69,17 @@ def _run(name: str, run: Callable[[list[str]], int], arguments: list[str]) -> in
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:  # who read the output has enough
-        # the interpreter flushes once more at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        let_go_of_stdout()
         return _SUCCEEDED
     except (UsageError, ConfigurationError) as exc:
-        sys.stderr.write(f"socaity {name}: {exc}\n")
+        complain(name, exc)
         return _USAGE
     except SocaityError as exc:
-        sys.stderr.write(f"socaity {name}: {exc}\n")
+        complain(name, exc)
+        return _FAILED
+    except OSError as exc:  # what was to be printed cannot be
+        let_go_of_stdout()
+        complain(name, exc)
         return _FAILED
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ..protocol.description import EndpointDescription, ParameterDescription
+from ..protocol.schemas import SchemaWalk
 from .options import UsageError
 
 __all__ = ["kinds_of", "read_arguments"]
 
-_MAX_DEPTH = 8
 _NPY = b"\x93NUMPY"
 _KINDS = {"string", "integer", "number", "boolean", "null", "array", "object"}
 _JSON_KINDS = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
@@ -97,7 +97,8 @@ def _json(data: bytes | str, where: str) -> Any:
 def _read_texts(key: str, texts: list[str], parameter: ParameterDescription | None, source: _Source) -> Any:
     kinds = {"any"} if parameter is None else kinds_of(parameter)
     schema = {} if parameter is None else parameter.json_schema
-    item = _kinds(_array_of(schema, schema).get("items"), schema) if "array" in kinds else set()
+    walk = SchemaWalk(schema)
+    item = _kinds(_array_of(schema, walk).get("items"), walk) if "array" in kinds else set()
     is_file = texts[0].startswith("@") and bool(item & {"media", "bytes"})
     if len(texts) == 1 and not is_file:
         return _read(key, texts[0], kinds, source)
@@ -197,14 +198,15 @@ def kinds_of(parameter: ParameterDescription) -> set[str]:
         return {"tensor"}
     if parameter.location == "file":
         return {"media"}
-    return _kinds(parameter.json_schema, parameter.json_schema)
+    return _kinds(parameter.json_schema, SchemaWalk(parameter.json_schema))
 
 
-def _kinds(schema: Any, root: Mapping[str, Any], depth: int = 0) -> set[str]:
-    if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
+def _kinds(schema: Any, walk: SchemaWalk, depth: int = 0) -> set[str]:
+    schema = walk.enter(schema, depth)
+    if schema is None:
         return {"any"}
     if "$ref" in schema:
-        return _kinds(_follow(str(schema["$ref"]), root), root, depth + 1)
+        return _kinds(walk.follow(schema["$ref"]), walk, depth + 1)
     if "x-media" in schema:
         return {"bytes"} if schema["x-media"] == "bytes" else {"media", *_plain_kinds(schema)}
     if "enum" in schema or "const" in schema:
@@ -212,7 +214,7 @@ def _kinds(schema: Any, root: Mapping[str, Any], depth: int = 0) -> set[str]:
         return {_JSON_KINDS.get(type(one), "null") for one in values} if isinstance(values, list) else {"any"}
     for word in ("anyOf", "oneOf", "allOf"):
         if isinstance(schema.get(word), list):
-            return set().union(*(_kinds(one, root, depth + 1) for one in schema[word]))
+            return set().union(*(_kinds(one, walk, depth + 1) for one in schema[word]))
     found = _plain_kinds(schema)
     if "string" in found and (
         schema.get("format") in ("binary", "base64", "byte") or "contentEncoding" in schema
@@ -230,25 +232,14 @@ def _plain_kinds(schema: Mapping[str, Any]) -> set[str]:
     return found
 
 
-def _array_of(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Mapping[str, Any]:
+def _array_of(schema: Any, walk: SchemaWalk, depth: int = 0) -> Mapping[str, Any]:
     """The array among what a schema allows."""
-    if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
+    schema = walk.enter(schema, depth)
+    if schema is None:
         return {}
     if "$ref" in schema:
-        return _array_of(_follow(str(schema["$ref"]), root), root, depth + 1)
+        return _array_of(walk.follow(schema["$ref"]), walk, depth + 1)
     for word in ("anyOf", "oneOf", "allOf"):
         if isinstance(schema.get(word), list):
-            return next((one for part in schema[word] if (one := _array_of(part, root, depth + 1))), {})
+            return next((one for part in schema[word] if (one := _array_of(part, walk, depth + 1))), {})
     return schema if "array" in _plain_kinds(schema) else {}
-
-
-def _follow(reference: str, root: Mapping[str, Any]) -> Any:
-    target: Any = root
-    for part in reference.removeprefix("#").strip("/").split("/"):
-        if part:
-            target = (
-                target.get(part.replace("~1", "/").replace("~0", "~"))
-                if isinstance(target, Mapping)
-                else None
-            )
-    return target

@@ -22,7 +22,7 @@ _ARGUMENTS = """arguments:
   key=@@text    a text that begins with @
   @FILE         a JSON object of arguments; @- reads the standard input
 
-exit codes: 0 done, 1 the job failed, 2 usage, 130 interrupted (the job runs on)"""
+exit codes: 0 done, 1 the job failed or its result could not be written, 2 usage, 130 interrupted (the job runs on)"""
 
 
 def run(argv: list[str]) -> int:

@@ -11,13 +11,14 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from ..exceptions import SocaityError
 from ..protocol.description import EndpointDescription, ParameterDescription
+from ..protocol.schemas import SchemaWalk
 from . import OWN, command_names
 
 __all__ = ["candidates", "run"]
@@ -152,26 +153,25 @@ def _arguments(endpoint: EndpointDescription, given: list[str], last: str) -> li
 
 def _values(parameter: ParameterDescription) -> list[str]:
     """The values a parameter can have, where they can be told."""
-    found: list[str] = []
+    found: dict[str, None] = {}
+    walk = SchemaWalk(parameter.json_schema)
 
     def look(schema: Any, depth: int) -> None:
-        if not isinstance(schema, Mapping) or depth > 4:
+        schema = walk.enter(schema, depth)
+        if schema is None:
             return
         if "$ref" in schema:
-            target: Any = parameter.json_schema
-            for part in str(schema["$ref"]).removeprefix("#").strip("/").split("/"):
-                target = target.get(part) if isinstance(target, Mapping) else None
-            look(target, depth + 1)
+            look(walk.follow(schema["$ref"]), depth + 1)
         for value in schema["enum"] if isinstance(schema.get("enum"), list) else []:
-            found.append(value if isinstance(value, str) else json.dumps(value))
+            found[value if isinstance(value, str) else json.dumps(value)] = None
         if schema.get("type") == "boolean":
-            found.extend(("false", "true"))
+            found.update({"false": None, "true": None})
         for word in ("anyOf", "oneOf", "allOf"):
             for one in schema[word] if isinstance(schema.get(word), list) else []:
                 look(one, depth + 1)
 
     look(parameter.json_schema, 0)
-    return found
+    return list(found)
 
 
 def _beginning(start: str, words: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ from .._signature import annotation_of
 from ..exceptions import NotFoundError
 from ..protocol.description import ParameterDescription
 from .options import UsageError, make_parser, open_service
+from .terminal import harmless
 
 __all__ = ["run"]
 
@@ -55,7 +56,7 @@ def _print(text: str) -> None:
 
 def _line(endpoint: Endpoint) -> str:
     about = (endpoint.__doc__ or "").strip().partition("\n")[0]
-    return _plain(_head(endpoint)) + (f"\n    {_plain(about)}" if about else "")
+    return harmless(_head(endpoint)) + (f"\n    {harmless(about)}" if about else "")
 
 
 def _head(endpoint: Endpoint) -> str:
@@ -73,7 +74,7 @@ def _whole(endpoint: Endpoint) -> str:
         lines.append(f"  {_parameter(one)}")
         if one.description:
             lines.append(f"      {' '.join(one.description.split())}")
-    return "\n".join(map(_plain, lines))
+    return "\n".join(map(harmless, lines))
 
 
 def _parameter(one: ParameterDescription) -> str:
@@ -82,8 +83,3 @@ def _parameter(one: ParameterDescription) -> str:
     kind = annotation_of(one)
     name = kind.__name__ if type(kind) is type else str(kind).replace("typing.", "")
     return f"{one.name}: {name}" + ("" if one.required else f" = {one.default!r}")
-
-
-def _plain(text: str) -> str:
-    """What the service says, without what a terminal would obey."""
-    return "".join(one if one.isprintable() or one == "\n" else f"\\u{ord(one):04x}" for one in text)

@@ -12,16 +12,19 @@ from typing import Any
 
 from .._portal import portal
 from .._service import Service
+from .._text_width import cut, padded, width_of
 from ..exceptions import ConfigurationError, SocaityError
 from ..protocol.events import JobStatus
 from .options import UsageError, make_parser, open_service, url_of
 from .output import Output
+from .terminal import complain
 from .waiting import follow
 
 __all__ = ["run"]
 
 _SUCCEEDED, _FAILED = 0, 1
 _DEADLINE = 30.0
+_MAX_JOBS = 1000
 _COLUMNS = ("ID", "ENDPOINT", "STATUS", "PROGRESS", "CREATED")
 
 
@@ -36,7 +39,7 @@ def run(argv: list[str]) -> int:
             raise UsageError("--cancel and -o are for one job: socaity jobs ID --url URL")
         return _list(options, url)
     if options.cancel:
-        return _cancel(_over_http(options, url), options.id)
+        return _cancel(_over_http(options, url), options.id, as_json=options.json)
     output = Output(as_json=options.json, file=options.output)
     job = open_service(options, url).job(options.id)
     return follow(job, output, name="jobs", url=url, keeps=True)
@@ -51,9 +54,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cancel", action="store_true", help="stop the job")
     parser.add_argument("--status", choices=[str(one) for one in JobStatus], help="only jobs that are so")
     parser.add_argument("--endpoint", metavar="NAME", help="only jobs of this endpoint")
-    parser.add_argument("--limit", type=int, default=100, metavar="N", help="at most so many (default: 100)")
+    parser.add_argument(
+        "--limit", type=_limit, default=100, metavar="N", help="at most so many, up to 1000 (default: 100)"
+    )
     parser.add_argument("-o", "--output", metavar="FILE", help="save the result there")
     return parser
+
+
+def _limit(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _MAX_JOBS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {_MAX_JOBS}")
+    return int(text)
 
 
 def _over_http(options: argparse.Namespace, url: str) -> Service:
@@ -113,16 +124,16 @@ def _when(created: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    return "".join(one if one.isprintable() else " " for one in text)[:80]
+    return cut("".join(one if one.isprintable() else " " for one in text), 80)
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    widths = [max(map(width_of, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(padded(cell, width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def _cancel(service: Service, job_id: str) -> int:
+def _cancel(service: Service, job_id: str, *, as_json: bool) -> int:
     """Ask the service, and wait until it has confirmed."""
 
     async def ask() -> None:
@@ -131,7 +142,10 @@ def _cancel(service: Service, job_id: str) -> int:
     try:
         portal.spawn(ask()).result(_DEADLINE)
     except SocaityError as exc:
-        sys.stderr.write(f"socaity jobs: {exc}\n")
+        complain("jobs", exc)
         return _FAILED
-    sys.stderr.write(f"Asked the service to stop job {job_id}.\n")
+    if as_json:
+        sys.stdout.write(json.dumps({"id": job_id, "asked_to_stop": True}) + "\n")
+    else:
+        sys.stderr.write(f"Asked the service to stop job {job_id}.\n")
     return _SUCCEEDED

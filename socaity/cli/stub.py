@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from .._stub import MARK, write_stub
+from .._stub import is_stub, write_stub
 from .._stub_check import differences
+from .._whole_file import write_file
 from ..protocol.description import ServiceDescription
 from .options import UsageError, make_parser, open_service, shown, url_of
 
@@ -35,7 +34,7 @@ def run(argv: list[str]) -> int:
     service = _describe(options, url)
     source = write_stub(service, shown(url))
     if target is not None:
-        _save(target, source)
+        write_file(target, source.encode(), overwrite=True)  # whole: nobody imports half a module
         report: dict[str, Any] = {"file": str(target), "endpoints": [one.name for one in service.endpoints]}
         if options.json:
             _print(report)
@@ -97,20 +96,7 @@ def _check_target(target: Path) -> None:
     """Only what this command wrote is written over."""
     if target.is_dir() or not target.absolute().parent.is_dir():
         raise UsageError(f"-o {target}: there is no such folder, or it is one")
-    if target.exists() and MARK not in _read(str(target)) and target.stat().st_size:
+    if target.is_file() and target.stat().st_size and not is_stub(_read(str(target))):
         raise UsageError(
             f"{target} exists and was not written by `socaity stub`; remove it or choose another name"
         )
-
-
-def _save(target: Path, source: str) -> None:
-    """At once: nobody imports half a module."""
-    handle, name = tempfile.mkstemp(dir=target.absolute().parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(source)
-        Path(name).chmod(target.stat().st_mode if target.exists() else 0o644)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

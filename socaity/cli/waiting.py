@@ -13,7 +13,8 @@ from typing import Any
 from .._job import Job
 from ..exceptions import SocaityError
 from .options import UsageError, shown
-from .output import Output
+from .output import Output, OutputError
+from .terminal import complain
 
 __all__ = ["follow"]
 
@@ -31,11 +32,13 @@ def follow(job: Job[Any], output: Output, *, name: str, url: str, keeps: bool) -
         with _ctrl_c():
             _write(job, output)
     except _Interrupted:
-        with contextlib.suppress(BrokenPipeError):
-            output.finish()
+        with contextlib.suppress(BrokenPipeError, OutputError):
+            output.drop()
         sys.stderr.write(_how_to_go_on(job.id, url, keeps))
         return _INTERRUPTED
     except BrokenPipeError:  # nobody reads the rest
+        with contextlib.suppress(BrokenPipeError, OutputError):
+            output.drop()
         # an event, as waiting for the job itself would show that after a while
         has_ended = threading.Event()
         job.add_done_callback(lambda _: has_ended.set())
@@ -43,13 +46,16 @@ def follow(job: Job[Any], output: Output, *, name: str, url: str, keeps: bool) -
             has_ended.wait(_CANCEL_DEADLINE)
         raise
     except SocaityError as exc:
-        output.finish()
-        sys.stderr.write(f"socaity {name}: {exc}\n")
+        with contextlib.suppress(OutputError):
+            output.drop()
+        complain(name, exc)
         return _FAILED
-    except UsageError as exc:
+    except (UsageError, OutputError) as exc:
+        with contextlib.suppress(OutputError):
+            output.drop()
         again = f"\nThe result is kept: socaity jobs {job.id} --url {_word(url)} -o FILE" if keeps else ""
-        sys.stderr.write(f"socaity {name}: {exc}{again}\n")
-        return _USAGE
+        complain(name, f"{exc}{again}")
+        return _USAGE if isinstance(exc, UsageError) else _FAILED
     return _SUCCEEDED
 
 

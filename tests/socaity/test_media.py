@@ -327,6 +327,10 @@ def test_only_results_that_may_hold_media_are_looked_at() -> None:
     assert of({}, direct=True) is None
     assert of({}) is decode
     assert of({"type": "array", "items": {"x-media": "image"}}) is decode
+    assert of({"type": "array", "items": {}}) is decode
+    assert of({"type": "object", "additionalProperties": True}) is decode
+    assert of({"type": "object", "properties": {"a": {"type": "array"}}}) is decode
+    assert of({"type": "object", "properties": {"a": {"type": "integer"}}}) is None
 
 
 def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from socaity import _media_save
+from socaity import _whole_file
 from socaity._media_save import save_result
 from socaity.protocol.audio import Audio
 from socaity.protocol.images import encode_image
@@ -136,7 +136,7 @@ def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_media_save.os, "link", full)
+    monkeypatch.setattr(_whole_file.os, "link", full)
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="No space left"):
         save_result("text", tmp_path / "a.txt")
@@ -147,7 +147,7 @@ def test_a_file_system_without_links_works_as_well(tmp_path: Path, monkeypatch: 
     def refuse(*_: Any) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(_media_save.os, "link", refuse)
+    monkeypatch.setattr(_whole_file.os, "link", refuse)
     save_result("text", tmp_path / "a.txt")
     assert (tmp_path / "a.txt").read_text() == "text"
     assert os.listdir(tmp_path) == ["a.txt"]

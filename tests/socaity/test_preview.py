@@ -5,6 +5,7 @@ import io
 import re
 import subprocess
 import sys
+import tracemalloc
 import wave
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -212,6 +213,41 @@ def test_files_of_sound_are_played_too() -> None:
     assert "cannot be played" in preview(buffer.getvalue()[:30])
     assert sound_of_wav(b"RIFF") is None
     assert "MP3 audio, 103 bytes" in preview(b"ID3" + bytes(100))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_of_a_long_file_only_what_is_shown_is_read(channels: int) -> None:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(48_000)
+        file.writeframes(np.repeat(np.array([1000, 16_000], "<i2"), 25_000_000).tobytes())
+    data = buffer.getvalue()
+    tracemalloc.start()
+    try:
+        sound = sound_of_wav(data)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < len(data) / 5
+    assert sound is not None
+    assert sound.seconds == pytest.approx(50_000_000 / channels / 48_000)
+    quiet, loud = sound.peaks[:40], sound.peaks[40:]
+    assert quiet == pytest.approx([1000 / 2**15] * 40)
+    assert loud == pytest.approx([16_000 / 2**15] * 40)
+
+
+def test_file_that_was_cut_off_is_played_as_far_as_it_goes() -> None:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(bytes(8000))
+    sound = sound_of_wav(buffer.getvalue()[:-4001])
+    assert sound is not None
+    assert sound.seconds == 999 / 8000
 
 
 @pytest.mark.parametrize("samples", [np.zeros(0), np.zeros((2, 2, 2)), np.array(["a"])])

@@ -80,7 +80,7 @@ def test_the_signature_says_what_can_be_given(description: EndpointDescription, 
     ],
 )
 def test_the_nearest_python_type(schema: Any, kind: Any) -> None:
-    assert python_type(schema, schema) == kind
+    assert python_type(schema) == kind
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from typing_extensions import is_typeddict
 
 import socaity
 from socaity import ConfigurationError
-from socaity._stub import write_stub
+from socaity._stub import is_stub, write_stub
 from socaity._stub_check import differences
 from socaity._stub_text import Names, class_name, docstring, literal, quoted
 from socaity.protocol.description import (
@@ -282,6 +282,25 @@ def test_module_needs_no_package_that_the_client_does_not_depend_on() -> None:
     declared = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
     packages = {re.split(r"[^\w-]", one)[0].replace("-", "_") for one in declared}
     assert needed <= {"socaity", *packages, *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize(
+    ("source", "is_ours"),
+    [
+        ("{stub}", True),
+        ("# a licence\n\n# ruff: noqa\n{stub}", True),
+        ("{stub}\nbroken (", True),
+        ("", False),
+        ("x = 'Written by `socaity stub` from the live service'\n", False),
+        ("# Written by `socaity stub` from the live service\n", False),
+        ('"""Not Written by `socaity stub` from the live service."""\n', False),
+        ('"""Mine."""\n\n"""\nWritten by `socaity stub` from the live service"""\n', False),
+        ("import os\n{stub}", False),
+    ],
+)
+def test_only_what_was_written_is_written_over(source: str, is_ours: bool) -> None:
+    stub = write_stub(described(title='A "quoted" \\ title """'), "http://h")
+    assert is_stub(source.replace("{stub}", stub)) is is_ours
 
 
 def test_names_that_python_has_taken_are_changed_here_and_kept_on_the_wire(imported: Any) -> None:

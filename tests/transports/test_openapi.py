@@ -29,6 +29,7 @@ from socaity.exceptions import (
 )
 from socaity.transport import Target
 from socaity_transports._openapi import read_openapi
+from tests.calls import at_most
 from tests.transports.doubles import RecordedCall, called, opened, served
 
 pytestmark = pytest.mark.anyio
@@ -620,4 +621,52 @@ async def test_such_a_service_can_be_called() -> None:
 @pytest.mark.parametrize("document", [{}, {"swagger": "2.0", "paths": {}}, {"openapi": "3.0.0", "paths": []}])
 def test_other_documents_are_refused(document: dict[str, Any]) -> None:
     with pytest.raises(ProtocolError, match=r"OpenAPI 3\.x"):
+        read_openapi(document)
+
+
+# -- documents that stand for more than fits anywhere ---------------------------------------------------------------------
+
+
+def hostile_document(properties: dict[str, Any], inner: Any, *, levels: int = 6) -> dict[str, Any]:
+    """Schemas of which each names the next one many times, and a body that has them as properties."""
+    schemas: dict[str, Any] = {
+        f"A{level}": inner({"$ref": f"#/components/schemas/A{level + 1}"}) for level in range(levels)
+    }
+    schemas[f"A{levels}"] = {"type": "string"}
+    body = {"content": {"application/json": {"schema": {"type": "object", "properties": properties}}}}
+    return {
+        "openapi": "3.1.0",
+        "components": {"schemas": schemas},
+        "paths": {"/ask": {"post": {"requestBody": body, "responses": {"200": body}}}},
+    }
+
+
+@pytest.mark.parametrize("word", ["anyOf", "allOf", "prefixItems"])
+@pytest.mark.parametrize("levels", [6, 400])
+async def test_references_that_multiply_end(word: str, levels: int) -> None:
+    top = {"$ref": "#/components/schemas/A0"}
+    document = hostile_document(
+        {str(one): top for one in range(500)}, lambda inner: {word: [inner] * 40}, levels=levels
+    )
+    with at_most(3_000_000):
+        description, _ = read_openapi(document)
+    assert len(description.endpoints[0].parameters) == 500
+
+
+async def test_all_of_that_multiplies_ends() -> None:
+    document = hostile_document({}, lambda inner: {"allOf": [inner] * 40}, levels=10)
+    content = document["paths"]["/ask"]["post"]["requestBody"]["content"]
+    content["application/json"]["schema"] = {"$ref": "#/components/schemas/A0"}
+    with at_most(500_000):
+        read_openapi(document)
+
+
+async def test_parameters_that_multiply_are_refused() -> None:
+    parameters = [{"name": f"p{one}", "in": "query", "schema": {}} for one in range(1_000)]
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "components": {"pathItems": {"all": {"get": {}, "parameters": parameters}}},
+        "paths": {f"/{one}": {"$ref": "#/components/pathItems/all"} for one in range(1_000)},
+    }
+    with pytest.raises(ProtocolError, match="more than 100,000 parameters"):
         read_openapi(document)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import builtins
 import keyword
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from socaity.exceptions import ProtocolError
 from socaity.protocol.description import EndpointDescription, ParameterDescription, ServiceDescription
+from socaity.protocol.schemas import find
 
 __all__ = ["Argument", "Operation", "read_openapi"]
 
@@ -34,7 +36,12 @@ _BODY_ORDER = (
     "text/plain",
 )
 _MAX_NODES = 20_000
+_MAX_NODES_IN_ALL = 200_000
+_FEW_NODES = 100
 _MAX_DEPTH = 16
+_MAX_INLINE_DEPTH = 50
+_MAX_PARTS = 1_000
+_MAX_PARAMETERS = 100_000
 _PLAIN_VALUES = frozenset({"default", "example", "examples", "enum", "const"})
 _MAPS_OF_SCHEMAS = frozenset({"properties", "patternProperties", "$defs"})
 
@@ -99,11 +106,17 @@ def identifier(text: str) -> str:
 
 
 class _Schemas:
-    """Follows references inside the document."""
+    """Follows references inside the document, and puts what they name in their place.
+
+    A short document can name itself so often that what it stands for would fill any memory. So one schema, and all of them
+    together, grow only so large. What comes behind is left open: the service checks its arguments itself.
+    """
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._document = document
         self._left = 0
+        self._left_in_all = _MAX_NODES_IN_ALL
+        self._parameters = 0
 
     def follow(self, node: Any) -> dict[str, Any]:
         """`node`, or what its `$ref` names; empty if that is nowhere or goes round."""
@@ -111,67 +124,80 @@ class _Schemas:
         siblings: dict[str, Any] = {}
         while isinstance(node, Mapping) and isinstance(node.get("$ref"), str):
             reference = node["$ref"]
-            if reference in seen:
+            if reference in seen or len(seen) > _MAX_INLINE_DEPTH:
                 return siblings
             seen.add(reference)
             siblings = {**{key: value for key, value in node.items() if key != "$ref"}, **siblings}
-            node = self._find(reference)
+            node = find(reference, self._document)
         return {**node, **siblings} if isinstance(node, Mapping) else siblings
 
-    def _find(self, reference: str) -> Any:
-        if not reference.startswith("#"):
-            return None  # another document
-        node: Any = self._document
-        for part in filter(None, reference[1:].split("/")):
-            part = part.replace("~1", "/").replace("~0", "~")
-            if isinstance(node, list) and part.isdigit() and int(part) < len(node):
-                node = node[int(part)]
-            elif isinstance(node, Mapping):
-                node = node.get(part)
-            else:
-                return None
-        return node
+    def count_parameter(self) -> None:
+        """Raises ProtocolError for more than any service has."""
+        self._parameters += 1
+        if self._parameters > _MAX_PARAMETERS:
+            raise ProtocolError(
+                f"the OpenAPI document describes more than {_MAX_PARAMETERS:,} parameters; connect to a smaller one"
+            )
 
     def inline(self, schema: Any) -> Any:
         """The schema without references; where it contains itself or grows too large, the inner one is left open."""
-        self._left = _MAX_NODES
-        return self._inline(schema, ())
+        room = self._left = max(_FEW_NODES, min(_MAX_NODES, self._left_in_all))
+        inlined = self._inline(schema, (), 0)
+        self._left_in_all -= room - self._left
+        return inlined
 
-    def _inline(self, schema: Any, above: tuple[str, ...]) -> Any:
-        if isinstance(schema, list):
-            return [self._inline(item, above) for item in schema]
-        if not isinstance(schema, Mapping):
+    def _inline(self, schema: Any, above: tuple[str, ...], depth: int) -> Any:
+        if not isinstance(schema, (dict, list)):
             return schema
         self._left -= 1
+        if depth > _MAX_INLINE_DEPTH:
+            return {}
+        if above and self._left < 0:  # only what references have multiplied is left out
+            return [] if isinstance(schema, list) else {}
+        if isinstance(schema, list):
+            self._left -= len(schema) // 8
+            return [self._inline(item, above, depth + 1) for item in schema]
+        self._left -= len(schema) // 8
         reference = schema.get("$ref")
         if isinstance(reference, str):
-            siblings = {key: self._inline(value, above) for key, value in schema.items() if key != "$ref"}
+            siblings = {
+                key: self._inline(value, above, depth + 1) for key, value in schema.items() if key != "$ref"
+            }
             if reference in above or self._left < 0:
                 return siblings
-            found = self._inline(self._find(reference), (*above, reference))
+            target = find(reference, self._document)
+            found = self._inline(target, (*above, reference), depth + 1)
             return {**(found if isinstance(found, dict) else {}), **siblings}
         return {
-            key: self._inline_value(key, value, above)
+            key: self._inline_value(key, value, above, depth)
             for key, value in schema.items()
             if key != "discriminator"
         }
 
-    def _inline_value(self, key: str, value: Any, above: tuple[str, ...]) -> Any:
+    def _inline_value(self, key: str, value: Any, above: tuple[str, ...], depth: int) -> Any:
         if key in _PLAIN_VALUES:
             return value
-        if key in _MAPS_OF_SCHEMAS and isinstance(value, Mapping):
-            return {name: self._inline(item, above) for name, item in value.items()}
-        return self._inline(value, above)
+        if key in _MAPS_OF_SCHEMAS and isinstance(value, dict):
+            self._left -= len(value) // 8
+            return {name: self._inline(item, above, depth + 1) for name, item in value.items()}
+        return self._inline(value, above, depth + 1)
 
-    def merged(self, node: Any, depth: int = 0) -> dict[str, Any]:
+    def merged(self, node: Any) -> dict[str, Any]:
         """An object schema with `$ref` and `allOf` at its top folded in; its properties are still references."""
+        self._left = _MAX_PARTS
+        return self._merged(node, 0)
+
+    def _merged(self, node: Any, depth: int) -> dict[str, Any]:
         schema: dict[str, Any] = self.follow(node)
         parts = schema.get("allOf")
-        if not isinstance(parts, list) or depth > _MAX_DEPTH:
+        self._left -= 1 + len(schema.get("properties") or ()) // 100
+        if not isinstance(parts, list) or depth > _MAX_DEPTH or self._left < 0:
             return schema
         merged: dict[str, Any] = {}
         for part in (*parts, {key: value for key, value in schema.items() if key != "allOf"}):
-            part = self.merged(part, depth + 1)
+            if self._left < 0:
+                break
+            part = self._merged(part, depth + 1)
             merged = {
                 **merged,
                 **part,
@@ -201,10 +227,11 @@ def _operations(paths: Mapping[str, Any], schemas: _Schemas) -> Iterator[tuple[s
 def _names(operations: list[tuple[str, str, dict[str, Any]]]) -> list[str]:
     """Short names; those that meet get the method appended, and then a number."""
     short = [_short_name(path, method, item) for path, method, item in operations]
+    counts = Counter(short)
     names: list[str] = []
     taken: set[str] = set()
     for name, (_, method, _) in zip(short, operations, strict=True):
-        unique = name if short.count(name) == 1 else f"{name}_{method}"
+        unique = name if counts[name] == 1 else f"{name}_{method}"
         number = 2
         candidate = unique
         while candidate in taken:
@@ -232,9 +259,11 @@ def _short_name(path: str, method: str, item: Mapping[str, Any]) -> str:
 class _Parameters:
     """Collects parameters under names that are free."""
 
-    def __init__(self) -> None:
+    def __init__(self, schemas: _Schemas) -> None:
         self.described: list[ParameterDescription] = []
         self.arguments: list[Argument] = []
+        self._names: set[str] = set()
+        self._schemas = schemas
 
     def add(
         self,
@@ -247,10 +276,12 @@ class _Parameters:
         style: str = "form",
         explode: bool = True,
     ) -> None:
+        self._schemas.count_parameter()
         schema = schema if isinstance(schema, dict) else {}
         name = identifier(wire_name)
-        while any(argument.name == name for argument in self.arguments):
+        while name in self._names:
             name = f"{name}_{location}"
+        self._names.add(name)
         self.described.append(
             ParameterDescription(
                 name=name,
@@ -264,11 +295,11 @@ class _Parameters:
         self.arguments.append(Argument(name, wire_name, location, style, explode, "array" in _types(schema)))
 
     def has(self, wire_name: str) -> bool:
-        return any(argument.name == identifier(wire_name) for argument in self.arguments)
+        return identifier(wire_name) in self._names
 
 
 def _operation(name: str, path: str, method: str, item: dict[str, Any], schemas: _Schemas) -> Operation:
-    parameters = _Parameters()
+    parameters = _Parameters(schemas)
     for parameter in _merge_parameters(item["parameters"], schemas):
         _add_parameter(parameters, parameter, schemas)
     body, body_is_required, content_type = _add_body(
