@@ -157,8 +157,14 @@ def _elapsed(job: Any, now: float) -> float:
 # -- what can be said of all of them ------------------------------------------------------------------------------------
 
 
+def work_of(steps: Sequence[Step]) -> Sequence[Step]:
+    """Those that are calls: a pipeline is no step of its own, but what it has made."""
+    return [step for step in steps if not (hasattr(step.job, "_steps_done") and step.needs)]
+
+
 def fraction_of(steps: Sequence[Step]) -> float | None:
     """How far all are together, each step counting the same; None while nothing is known."""
+    steps = work_of(steps)
     if not steps:
         return None
     if len(steps) == 1 and not steps[0].state.is_over:
@@ -169,6 +175,7 @@ def fraction_of(steps: Sequence[Step]) -> float | None:
 
 def count_of(steps: Sequence[Step]) -> str:
     """`2/5`: how many have succeeded."""
+    steps = work_of(steps)
     return f"{sum(step.state is StepState.SUCCEEDED for step in steps)}/{len(steps)}"
 
 
@@ -189,8 +196,12 @@ def explain(steps: Sequence[Step], *, limit: int = 3) -> str:
 
     `detect failed (step 2 of 5): out of memory. Not run because of it: read, draw, save.`
     """
+    last = steps[-1:]
+    work = work_of(steps)
+    if any(step.state.is_cause for step in work):  # else the function of a pipeline failed by itself
+        steps = work
     causes = [(number, step) for number, step in enumerate(steps, 1) if step.state.is_cause]
-    if steps and steps[-1].state is StepState.CANCELLED:
+    if last and last[0].state is StepState.CANCELLED:
         # what it needed was cancelled with it
         causes = [(number, step) for number, step in causes if step.state is not StepState.CANCELLED]
     if not causes or len(steps) < 2:

@@ -146,7 +146,7 @@ def test_boxes_are_drawn_around_the_lines(reading: Executed) -> None:
 
 def test_the_views_of_a_pipeline_and_of_many_are_in_the_notebook(reading: Executed) -> None:
     one, many = (page for page in reading.pages() if 'class="graph' in page)
-    assert "7/7 steps" in one
+    assert "6/6 steps" in one
     assert "3 of 3 ended" in many
     assert "find ×3" in many
 
