@@ -142,9 +142,13 @@ async def _pass_on(
             if may_fetch and taker.fetches(published.url) and published.seconds > 0:
                 passage.until = time.monotonic() + max(published.seconds - _MARGIN, published.seconds / 2)
                 reference |= {"from": published.url, "token": published.token}
+                logger.info("%d bytes pass from %s to the next service", published.size, published.url)
             else:
                 carried = _Carried(published, publisher, asyncio.get_running_loop())
                 await wire.upload(carried, progress=_unseen)
+                logger.info(
+                    "%d bytes were carried from %s to the next service", published.size, published.url
+                )
             passage.reference = reference
         passage.arrives = True
     except (SocaityError, NotImplementedError) as exc:

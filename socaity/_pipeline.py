@@ -22,6 +22,9 @@ T = TypeVar("T")
 
 def gather(*jobs: Job[T] | JobGroup[T]) -> JobGroup[T]:
     """Several jobs, and the members of groups, as one group, whose result is the list of their results in order."""
+    for one in jobs:
+        if not isinstance(one, (Job, JobGroup)):
+            raise TypeError(f"gather takes jobs, not a {type(one).__name__}; write gather(*jobs)")
     if all(isinstance(one, Job) or one._is_fed for one in jobs):
         return JobGroup(job for one in jobs for job in (one.jobs if isinstance(one, JobGroup) else (one,)))
     group: JobGroup[T] = JobGroup(is_fed=False)
@@ -44,7 +47,11 @@ class as_completed(Generic[T]):
         self._generation = portal.generation
         self._group = cast("JobGroup[T]", jobs) if isinstance(jobs, JobGroup) else None
         if self._group is None:
+            if isinstance(jobs, Job) or not isinstance(jobs, Iterable):
+                raise TypeError(f"as_completed takes a list of jobs, or a group, not {jobs!r}")
             for job in cast("Iterable[Job[T]]", jobs):
+                if not isinstance(job, Job):
+                    raise TypeError(f"as_completed takes jobs, not a {type(job).__name__}")
                 self._add(job)
         else:
             self._group._follow(self._add)

@@ -62,6 +62,8 @@ class Service:
         self._description: ServiceDescription | None = None
         self._endpoints: dict[str, Endpoint] = {}
         self._closed = False
+        self._wire_closed = False
+        """As seen on the loop: what was called before `close` is still sent."""
         self._transport: Transport | None = None
         self._takes_media = False
         self._reset()
@@ -211,7 +213,7 @@ class Service:
         self._outbox.put(job)
 
     def _wire(self) -> Transport:
-        if self._closed:
+        if self._wire_closed:
             raise ConnectError(f"the service {self._target.place} was closed here")
         if self._generation != portal.generation:
             self._reset()
@@ -342,6 +344,7 @@ class Service:
         if self._cancels:  # what was cancelled just before is told so
             await asyncio.wait(self._cancels, timeout=_LAST_CANCELS)
         transport, self._transport = self._transport, None
+        self._wire_closed = True
         if self._take_back is not None:
             self._take_back()
         waiting, self._between_tries = self._between_tries, {}

@@ -112,7 +112,7 @@ def html_of_service(service: Any) -> str:
     """A service: what can be called, and the jobs whose wait was interrupted. Asks the service nothing."""
     endpoints = sorted(service._endpoints.items())
     if service._description is None:
-        about = "not asked yet; it is on first use"
+        about = "not asked yet what it has; first use asks, or .refresh()"
     else:
         about = f"{len(endpoints)} endpoint{'' if len(endpoints) == 1 else 's'}"
     closed = '<span class="pill">closed</span>' if service._closed else ""

@@ -58,6 +58,7 @@ class Fetcher:
         try:
             async with asyncio.timeout(self.deadline), contextlib.aclosing(self._body(source, size)) as body:
                 await blobs.put(sha256, body, max_size=size)
+            logger.info("a result of %d bytes was fetched from %s", size, source.origin)
             return
         except TimeoutError:
             why = f"it did not come within {self.deadline:g} s"

@@ -199,6 +199,10 @@ def shown(value: Any) -> str:
 
 
 def _adapter(name: str, annotation: Any) -> TypeAdapter[Any]:
+    if inspect.ismodule(annotation):
+        inside = annotation.__name__.rpartition(".")[2]
+        hint = f"; did you mean {inside}.{inside}?" if hasattr(annotation, inside) else ""
+        raise ConfigurationError(f"The type of {name!r} is the module {annotation.__name__}{hint}")
     try:
         return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     except PydanticUserError as exc:

@@ -108,6 +108,11 @@ class SocaityRouter:
         that a call may be sent again when it is unknown whether it ran.
         """
 
+        if not isinstance(path, str):
+            raise ConfigurationError(
+                f"add_route takes the path first: @router.add_route('/{getattr(path, '__name__', 'path')}')"
+            )
+
         def register(function: _Function) -> _Function:
             route = Route.from_function(
                 path,

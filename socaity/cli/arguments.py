@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from .options import UsageError
 __all__ = ["kinds_of", "read_arguments"]
 
 _NPY = b"\x93NUMPY"
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+"""As people write numbers: also `.5`, `1.` and `+1`, which JSON does not know."""
 _KINDS = {"string", "integer", "number", "boolean", "null", "array", "object"}
 _JSON_KINDS = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
 _WANTED = {
@@ -133,6 +136,8 @@ def _from_text(key: str, text: str, kinds: set[str]) -> Any:
     except (ValueError, RecursionError):
         if kinds & {"string", "any"}:
             return text
+        if "number" in kinds and _NUMBER.fullmatch(text):
+            return float(text)
         expected = " or ".join(_WANTED[kind] for kind in sorted(wanted) if kind in _WANTED)
         hint = f"; did you mean {key}={text.lower()}?" if text in ("True", "False") else ""
         raise UsageError(f"{key}={_short(text)}: expected {expected or 'JSON'}{hint}") from None

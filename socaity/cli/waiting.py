@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import shlex
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
 
+from .._display import tell
 from .._job import Job
 from ..exceptions import SocaityError
 from .options import UsageError, shown
@@ -34,7 +34,7 @@ def follow(job: Job[Any], output: Output, *, name: str, url: str, keeps: bool) -
     except _Interrupted:
         with contextlib.suppress(BrokenPipeError, OutputError):
             output.drop()
-        sys.stderr.write(_how_to_go_on(job.id, url, keeps))
+        tell(_how_to_go_on(job.id, url, keeps))
         return _INTERRUPTED
     except BrokenPipeError:  # nobody reads the rest
         with contextlib.suppress(BrokenPipeError, OutputError):
@@ -96,9 +96,9 @@ def _ctrl_c() -> Iterator[None]:
 
 def _how_to_go_on(job_id: str, url: str, keeps: bool) -> str:
     if not keeps:
-        return "\nInterrupted; the call ends with its connection.\n"
+        return "Interrupted; the call ends with its connection."
     again = f"socaity jobs {job_id} --url {_word(url)}"
-    return f"\nStopped waiting; the job runs on.\n  to wait again:  {again}\n  to stop it:     {again} --cancel\n"
+    return f"Stopped waiting; the job runs on.\n  to wait again:  {again}\n  to stop it:     {again} --cancel"
 
 
 def _word(url: str) -> str:

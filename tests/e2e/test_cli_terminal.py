@@ -117,6 +117,7 @@ def test_ctrl_c_says_how_to_wait_again(terminal: Terminal, service: socaity.Serv
     screen = terminal.wait(lambda screen: "\nrc=130" in screen)
     assert "Stopped waiting; the job runs on." in screen
     assert "Traceback" not in screen
+    assert "hold: failed" not in screen
     assert "service.job(" not in screen
     (again,) = [line.split(":", 1)[1] for line in screen.splitlines() if "to wait again:" in line]
     assert service.job(again.split()[2]).done() is False

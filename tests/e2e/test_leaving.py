@@ -125,3 +125,27 @@ def test_a_job_whose_time_is_over_is_not_found_at_once(wire: str) -> None:
                 error = service.job(job.id).exception(DEADLINE)
             assert isinstance(error, NotFoundError)
             assert job.result() == "quick"  # what has arrived stays
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_what_was_called_before_closing_runs(remote: Remote, is_new: bool) -> None:
+    service = remote.connect("websocket")
+    if not is_new:
+        assert service.quick().result(DEADLINE) == "quick"
+    with service:
+        jobs = [service.wait(str(number)) for number in range(5)]
+    errors = [job.exception(DEADLINE) for job in jobs]
+    assert {type(error) for error in errors} == {JobLost}
+    assert "nobody listens to it any more: the service was closed here" in str(errors[0])
+    remote.gate.set()
+    with remote.connect("websocket") as again:
+        assert [again.job(job.id).result(DEADLINE) for job in jobs] == list("01234")
+
+
+def test_closing_does_not_wait_for_a_service_that_is_not_there() -> None:
+    service = socaity.connect("ws://127.0.0.1:9", progress=False, retry=1)
+    job = service.job("0" * 32)
+    began = time.monotonic()
+    service.close()
+    assert time.monotonic() - began < 10
+    assert job.exception(DEADLINE) is not None

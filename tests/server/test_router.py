@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import enum
+import json
 from typing import Any, Literal
 
 import httpx
@@ -53,6 +55,27 @@ def test_address_comes_from_the_environment_and_is_loopback_by_default() -> None
     assert (settings.host, settings.port) == ("0.0.0.0", 81)
     with pytest.raises(ConfigurationError, match="FASTAPI_PORT"):
         read_settings(environ={"FASTAPI_PORT": "many"})
+
+
+def test_forgotten_path_and_a_module_as_a_type_are_errors_when_they_are_written(
+    router: SocaityRouter,
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"@router\.add_route\('/shout'\)"):
+
+        @router.add_route  # type: ignore[arg-type]
+        def shout(text: str) -> str:
+            return text
+
+    def total(numbers: json) -> int:  # type: ignore[valid-type]
+        return 0
+
+    def moment(when: datetime) -> int:  # type: ignore[valid-type]
+        return 0
+
+    with pytest.raises(ConfigurationError, match="The type of 'numbers' is the module json"):
+        router.add_route("/total")(total)
+    with pytest.raises(ConfigurationError, match=r"did you mean datetime\.datetime"):
+        router.add_route("/moment")(moment)
 
 
 def test_decorated_function_stays_what_it_is(router: SocaityRouter) -> None:

@@ -36,6 +36,8 @@ def read(schema: dict[str, Any], *texts: str, **more: Any) -> Any:
         ({"enum": [1, 2]}, "1", 1),
         ({"type": "integer"}, "-3", -3),
         ({"type": "number"}, "1e3", 1000.0),
+        ({"type": "number"}, ".5", 0.5),
+        ({"type": "number"}, "+1.", 1.0),
         ({"type": "boolean"}, "false", False),
         ({"type": "array", "items": STRING}, '["a"]', ["a"]),
         ({"type": "object"}, '{"a": [1]}', {"a": [1]}),

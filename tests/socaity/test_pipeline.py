@@ -741,3 +741,15 @@ def test_memoised_calls_are_bounded_and_forget_failures() -> None:
     assert [ask(value) is ask(value) for value in ("1", 1.0, True, b"1", [1], (), None)] == [True] * 7
     assert len({id(ask(value)) for value in (1, True)}) == 2
     service.close()
+
+
+def test_what_is_no_job_is_refused_at_once_with_the_right_form() -> None:
+    service, _ = held()
+    job = service.ask()
+    for wrong in ([job], (one for one in [job]), 1):
+        with pytest.raises(TypeError, match=r"write gather\(\*jobs\)"):
+            socaity.gather(wrong)  # type: ignore[arg-type]
+    for wrong in (job, 1, [1]):
+        with pytest.raises(TypeError, match="as_completed takes"):
+            socaity.as_completed(wrong)  # type: ignore[arg-type]
+    service.close()

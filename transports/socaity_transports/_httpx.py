@@ -320,7 +320,9 @@ def _our_errors(request: httpx.Request) -> Iterator[None]:
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as exc:
-        raise ConnectError(f"No connection to {_place(request)}: {_text(exc)}; nothing was sent") from exc
+        raise ConnectError(
+            f"No connection to {_place(request)}: {_text(exc)}; nothing was sent. Is the server running there?"
+        ) from exc
     except httpx.TimeoutException as exc:
         raise TransportTimeout(f"{_place(request)} did not answer in time ({type(exc).__name__})") from exc
     except (httpx.UnsupportedProtocol, httpx.InvalidURL) as exc:

@@ -266,7 +266,16 @@ class ClientSession:
                 call.fail(error)
         self._requests.refuse_all(error)
 
-    def give_up(self, error: SocaityError) -> None:
+    @property
+    def has_untaken_jobs(self) -> bool:
+        """Whether there are jobs of which the server has not said that it has them."""
+        return any(not is_attach for _, is_attach in self._waiting) or any(
+            not call.endpoint.direct and not call.seq for call in self._calls.values()
+        )
+
+    def give_up(
+        self, error: SocaityError, *, because: str = "the connection was lost and could not be made again"
+    ) -> None:
         """No connection can be had: end every call. What was never sent was not run."""
         self._is_open = False
         self._link.disconnect()
@@ -281,7 +290,7 @@ class ClientSession:
             call.fail(error)
         for call in calls.values():
             call.accept()
-            lost = JobLost(f"the connection was lost and could not be made again: {error}", job_id=call.id)
+            lost = JobLost(f"{because}: {error}", job_id=call.id)
             lost.__cause__ = error
             call.fail(lost)
         self._requests.refuse_all(error)

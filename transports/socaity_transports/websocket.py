@@ -13,6 +13,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from typing import Self, cast
 
 from websockets.client import ClientProtocol
@@ -43,6 +44,8 @@ from ._session import ClientSession
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGE = 256 * 1024 * 1024
+_LAST_CALLS = 2.0
+"""Seconds that closing waits for the server to take the jobs that were called before."""
 PING_INTERVAL = 20.0
 """Seconds without a byte from the server after which it is asked for a sign of life; twice that is a lost connection."""
 RECONNECT_FOR = 60.0
@@ -124,6 +127,11 @@ class WebSocketTransport(Transport):
         await self._uploads.upload(blob, progress=progress)
 
     async def aclose(self) -> None:
+        if self._session is not None and self._session.has_untaken_jobs:
+            # Requests are worked off in the order in which they come: at the answer the jobs called before are taken.
+            with suppress(SocaityError, TimeoutError):
+                async with asyncio.timeout(_LAST_CALLS):
+                    await self._session.describe()
         self._closed = True
         if self._uploads is not None:
             await self._uploads.aclose()
@@ -134,7 +142,9 @@ class WebSocketTransport(Transport):
             await asyncio.gather(self._connecting, return_exceptions=True)
         connection, self._connection = self._connection, None
         if self._session is not None:
-            self._session.give_up(ConnectError("the service was closed here"))
+            self._session.give_up(
+                ConnectError("the service was closed here"), because="nobody listens to it any more"
+            )
         if connection is not None:
             await connection.aclose()
 
