@@ -118,7 +118,7 @@ class _Watch:
         """The number of the last event that was looked at. Who has seen the end and asks again gets it again."""
         self._had_ended = has_ended
         self._times = times
-        self._is_paused = False
+        self._is_paused = self._is_over = False
         self._stop: Callable[[], None] | None = None
 
     def begin(self) -> None:
@@ -128,7 +128,8 @@ class _Watch:
         stop = watches.dataplane.watch(self._job_id, self._take, after=self._read)
         if self._is_paused:
             stop = watches.dataplane.watch(self._job_id, self._take_cancel, after=sys.maxsize)
-        self._stop = stop
+        if not self._is_over:
+            self._stop = stop
 
     def unwatch(self) -> None:
         if self._stop is not None:
@@ -152,6 +153,8 @@ class _Watch:
         self._read = event.seq
         timing = [] if self._times is None else self._times.note(event, time.perf_counter())
         if event.is_terminal:
+            self._is_over = True
+            self._stop = None  # it refers to this: a circle
             watches.ended(self.n)
             if not self._had_ended and self._keep_result(event, timing):
                 return True
