@@ -288,7 +288,7 @@ def test_cancelling_the_last_step_cancels_what_only_it_needs(service: socaity.Se
     assert isinstance(last.exception(DEADLINE), JobCancelled)
     assert isinstance(own.exception(DEADLINE), JobCancelled)
     assert not shared.done()
-    service.open_gate("memo of two").result(DEADLINE)
+    service.open_gate("shared").result(DEADLINE)
     assert other.result(DEADLINE) == 1
     assert not last.cancel()
 

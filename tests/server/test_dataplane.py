@@ -146,7 +146,7 @@ async def test_cancel_stops_async_functions_and_generators(plane: DataPlane) -> 
     for path, function in (("/task", task), ("/forever", forever)):
         record = await plane.submit(add(plane, path, function), {})
         started = asyncio.Event()
-        plane.watch(record.id, lambda event, started=started: event.seq >= 2 and started.set())  # type: ignore[misc]
+        plane.watch(record.id, lambda event, started=started: started.set() if event.seq >= 2 else None)  # type: ignore[misc]
         await asyncio.wait_for(started.wait(), SOON)
         if function is task:
             await asyncio.wait_for(entered.wait(), SOON)
