@@ -153,8 +153,13 @@ def _load(options: argparse.Namespace) -> SocaityRouter:
     except ModuleNotFoundError as exc:
         if exc.name is None or not (module_name == exc.name or module_name.startswith(f"{exc.name}.")):
             raise  # the module is there, and something that it needs is not
+        hint = (
+            f" Did you mean {module_name.removesuffix('.py')}:{attribute}?"
+            if module_name.endswith(".py")
+            else ""
+        )
         raise ConfigurationError(
-            f"There is no module {module_name!r} (looked in {Path.cwd()} and sys.path)."
+            f"There is no module {module_name!r} (looked in {Path.cwd()} and sys.path).{hint}"
         ) from exc
     found = getattr(module, attribute, None)
     if not isinstance(found, SocaityRouter):

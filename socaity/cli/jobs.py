@@ -31,6 +31,8 @@ _COLUMNS = ("ID", "ENDPOINT", "STATUS", "PROGRESS", "CREATED")
 def run(argv: list[str]) -> int:
     """Without an id the newest jobs in a table; with --json a JSON list."""
     options = _parser().parse_args(argv)
+    if options.id is not None and "://" in options.id and options.url is None:
+        options.id, options.url = None, options.id  # as with the other commands, the URL first
     url = options.url or os.environ.get("SOCAITY_URL")
     if not url:
         raise UsageError("jobs are at a service; say at which: --url URL, or set SOCAITY_URL")

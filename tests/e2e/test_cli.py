@@ -206,10 +206,7 @@ def test_jobs_are_listed_waited_for_and_stopped(url: str) -> None:
         queued = json.loads(run("jobs", "--status", "queued", "--json", SOCAITY_URL=url).stdout)
         assert [(job["id"], job["status"]) for job in queued] == [(second.id, "queued")]
         socket_url = url.replace("http", "ws") + "/ws"
-        assert (
-            json.loads(run("jobs", "--url", socket_url, "--limit", "1", "--json").stdout)[0]["id"]
-            == second.id
-        )
+        assert json.loads(run("jobs", socket_url, "--limit", "1", "--json").stdout)[0]["id"] == second.id
 
         assert run("jobs", second.id, "--url", url, "--cancel").returncode == 0
         assert second.exception(DEADLINE) is not None

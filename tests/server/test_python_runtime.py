@@ -162,6 +162,10 @@ def test_declared_outputs_name_a_tuple(load: Load) -> None:
         ),
         ("def forecast(x): ...\n", r"model\.py' has no `predict`"),
         ("predict = 1\n", r"model\.py' has no `predict`"),
+        (
+            "from socaity_server import SocaityRouter\napi = SocaityRouter()\n",
+            "To serve its routes: socaity serve model:api",
+        ),
         ("def predict(): ...\n", r"names no input"),
         ("def predict(**inputs): ...\n", r"names no input.*declare"),
         ("def predict(x, /): ...\n", r"by name: 'x'"),

@@ -60,8 +60,10 @@ class PythonRuntime(Runtime):
             predict = getattr(owner, "predict", None)
             if not callable(predict):
                 what = f"The class {target!r}" if target else repr(str(file))
+                routers = [] if target else _routers(owner)
+                hint = f" To serve its routes: socaity serve {file.stem}:{routers[0]}" if routers else ""
                 raise ConfigurationError(
-                    f"{what} has no `predict`: define `predict(...)`, which gets the inputs by name, or a class Model."
+                    f"{what} has no `predict`: define `predict(...)`, which gets the inputs by name, or a class Model.{hint}"
                 )
             load = getattr(owner, "load", None)
             if callable(load):
@@ -170,6 +172,11 @@ def _place(exc: BaseException, folder: Path) -> str:
     if not ours:
         return "import"
     return f"{Path(ours[-1].filename).relative_to(folder)}:{ours[-1].lineno}"
+
+
+def _routers(module: Any) -> list[str]:
+    """The names of what looks like a SocaityRouter, which is not known here."""
+    return [name for name, value in vars(module).items() if type(value).__name__ == "SocaityRouter"]
 
 
 def _inputs(
