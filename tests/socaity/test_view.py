@@ -280,7 +280,10 @@ def test_a_step_that_needs_a_thousand_jobs_is_folded() -> None:
 
 def test_a_service_shows_its_endpoints_without_asking() -> None:
     service, _ = held(endpoint("draw", doc="Draw a picture.\n\nSlowly."))
-    assert text_of(html_of_service(service)) == "held://test not asked yet; it is on first use"
+    assert (
+        text_of(html_of_service(service))
+        == "held://test not asked yet what it has; first use asks, or .refresh()"
+    )
     with service:
         service._interrupted["x"] = job = service["draw"]()
         text = text_of(html_of_service(service))
