@@ -28,8 +28,9 @@ def connect(
     """The service at `target`: a URL, or a `SocaityRouter` or ASGI app of this process. Returns at once.
 
     The scheme picks the transport; for `http` and `https` what is there is found out on first use (one of our servers: the
-    socket, with HTTP as fallback; any other service with an OpenAPI document: HTTP). `transport` chooses one by name
-    (`"websocket"`, `"http"`, `"inprocess"`) or is one. `timeout` (seconds, default 10) bounds connecting and describing, not
+    socket, with HTTP as fallback; a server of the Open Inference Protocol: that; any other service with an OpenAPI document:
+    HTTP). `transport` chooses one by name (`"websocket"`, `"http"`, `"inprocess"`, `"open_inference"`,
+    `"open_inference_server"`) or is one. `timeout` (seconds, default 10) bounds connecting and describing, not
     jobs. `retry` is a RetryPolicy or a number of attempts. `progress=False` or `SOCAITY_PROGRESS=0` silences the bars.
 
     Raises ConfigurationError for an unknown scheme or transport.

@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
@@ -28,6 +28,7 @@ from .protocol.description import EndpointDescription, ParameterDescription, Ten
 Check = Callable[[Any], Any]
 
 _MAX_REASON = 2_000
+_ARRAY_PROTOCOLS = ("__array__", "__array_interface__", "__dlpack__")
 _ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
 
 
@@ -44,7 +45,10 @@ class UnfinishedError(Exception):
 def compile_check(parameter: ParameterDescription, endpoint: EndpointDescription) -> Check:
     """The check of one parameter."""
     if parameter.tensor is not None:
-        return _tensor_check(parameter.tensor, endpoint.batched)
+        tensor_check = _tensor_check(parameter.tensor, endpoint.batched)
+        if parameter.required or parameter.default is not None:
+            return tensor_check
+        return lambda value: None if value is None else tensor_check(value)
     if parameter.location == "file":
         return _upload_check
     schema = parameter.json_schema
@@ -378,6 +382,7 @@ def _tensor_check(tensor: TensorDescription, batched: bool) -> Check:
     want, item = tensor.dtype, None if tensor.shape is None else tuple(tensor.shape)
     fixed = item is not None and None not in item
     rank = None if item is None else len(item)
+    is_one = item is not None and bool(item) and set(item) == {1}
 
     def expected() -> str:
         dims = "any shape" if item is None else _shape_text(item)
@@ -402,8 +407,13 @@ def _tensor_check(tensor: TensorDescription, batched: bool) -> Check:
         except AttributeError:
             return from_plain(value)
         if type(value).__module__ != "numpy":
+            is_column = batched and item == (1,) and type(value).__module__.partition(".")[0] == "pandas"
             value = _to_numpy(value)
+            if is_column and value.ndim == 1:
+                value = value[:, None]
             dtype, shape = value.dtype, value.shape
+        if shape == () and is_one:  # a number for an array that has room for just one
+            value, shape = value.reshape(item), item
         if not (shape == item if fixed else False) and not fits(shape):
             raise ValueError(f"expected {expected()}, got {dtype} {_shape_text(shape)}")
         right = known.get(dtype)
@@ -421,11 +431,11 @@ def _tensor_check(tensor: TensorDescription, batched: bool) -> Check:
             return check(_load_array(Path(value)))
         if isinstance(value, (str, bytes, Mapping)) or value is None:
             raise ValueError(f"expected {expected()}, got {_describe(value)}")
-        if not isinstance(value, Sequence) and (
-            hasattr(value, "__array__") or hasattr(value, "__array_interface__")
-        ):
+        if not isinstance(value, Sequence) and any(map(partial(hasattr, value), _ARRAY_PROTOCOLS)):
             return check(_to_numpy(value))
         shape = _nested_shape(value, expected)
+        if shape == () and is_one:
+            value, shape = _nested(value, len(item or ())), (1,) * len(item or ())
         if not fits(shape):
             raise ValueError(f"expected {expected()}, got nested lists {_shape_text(shape)}")
         return check(_to_numpy(value)) if _has_numpy() else value
@@ -443,6 +453,10 @@ def _to_numpy(value: Any) -> Any:
 
     if hasattr(value, "detach"):  # a torch tensor, wherever it lives
         value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":  # numpy has none; a float holds all of its values
+            value = value.float()
+    if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+        return np.from_dlpack(value)
     return np.asarray(value)
 
 
@@ -484,6 +498,12 @@ def _cast(array: Any, want: str | None, expected: Callable[[], str]) -> Any:
 
 def _shape_text(shape: Sequence[Any]) -> str:
     return "[" + ", ".join("?" if n is None else str(n) for n in shape) + "]"
+
+
+def _nested(value: Any, depth: int) -> Any:
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 def _nested_shape(value: Any, expected: Callable[[], str]) -> tuple[int, ...]:

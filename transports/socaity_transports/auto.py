@@ -1,4 +1,4 @@
-"""Plain `http(s)` addresses: find out what is there, then hand over to the socket or to HTTP."""
+"""Plain `http(s)` addresses: find out what is there, then hand over to the transport for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from socaity.protocol.description import ServiceDescription
 from socaity.protocol.events import JobEvent
 from socaity.transport import Blob, Call, Exchange, Target, Transport, open_transport
 
-from ._discovery import OpenAPIDocument, fetch_openapi
+from ._discovery import OpenAPIDocument, find_service, without_page
 from ._httpx import HTTPClient
 
 __all__ = ["DetectingTransport"]
@@ -34,7 +34,8 @@ class _Adopting(Protocol):
 
 
 class DetectingTransport(Transport):
-    """Our server → its socket, or HTTP where a socket cannot be opened; anything else with an OpenAPI document → HTTP.
+    """Our server → its socket, or HTTP where a socket cannot be opened; one of the Open Inference Protocol → that; anything
+    else with an OpenAPI document → HTTP.
 
     Calls made before this is known wait together and go on together. If the detection fails they end with its error,
     and the next use tries again.
@@ -146,9 +147,13 @@ class DetectingTransport(Transport):
     async def _detect(self) -> Transport:
         client = HTTPClient(self._target)
         try:
-            found = await fetch_openapi(client, self._target.timeout)
+            found = await find_service(client, self._target.timeout)
         finally:
             await client.aclose()
+        if found is None:
+            address, mark, options = self._target.url.partition("?")
+            target = replace(self._target, url=without_page(address) + mark + options)
+            return open_transport(target, name="open_inference")
         inner = await self._open_socket(found) if found.is_ours else None
         if inner is None:
             inner = open_transport(self._target, name="http")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, aclosing
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 from socaity.exceptions import (
     ConnectError,
     InvalidInputError,
-    JobCancelled,
     JobLost,
     NotFoundError,
     ProtocolError,
@@ -28,12 +27,11 @@ from ._blobs import upload_blob
 from ._discovery import Discovery, OpenAPIDocument, fetch_openapi, read_discovery
 from ._foreign import CALL_TIMEOUT, build_request, read_answer
 from ._httpx import MESSAGEPACK, HTTPClient, HTTPRequest
+from ._local_request import LocalRequest
 from ._openapi import Operation
 from ._watch import JobWatch, WatchTimes, events_of_document
 
 __all__ = ["HTTPTransport", "WatchTimes"]
-
-T = TypeVar("T")
 
 SUBMIT_WAIT = 1
 """Seconds that a submit is held, so that a short job costs one request."""
@@ -54,7 +52,7 @@ class HTTPTransport(Transport):
         self._discovery: Discovery | None = None
         self._openapi: OpenAPIDocument | None = None
         self._discovering = asyncio.Lock()
-        self._local: dict[str, _LocalRequest] = {}
+        self._local: dict[str, LocalRequest] = {}
         self._submitting: dict[str, asyncio.Event] = {}
         self._remote_ids: dict[str, str] = {}
 
@@ -311,42 +309,8 @@ class HTTPTransport(Transport):
                 async for event in events:
                     yield event
 
-    def _cancellable(self, call_id: str) -> _LocalRequest:
-        return _LocalRequest(call_id, self._local)
-
-
-class _LocalRequest:
-    """A call that exists only as long as its request; cancelled by dropping it."""
-
-    def __init__(self, call_id: str, registry: dict[str, _LocalRequest]) -> None:
-        self._call_id, self._registry = call_id, registry
-        self._scope: asyncio.Timeout | None = None
-        self._is_cancelled = False
-
-    def __enter__(self) -> Self:
-        self._registry[self._call_id] = self
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._registry.pop(self._call_id, None)
-
-    def cancel(self) -> None:
-        self._is_cancelled = True
-        if self._scope is not None:
-            self._scope.reschedule(asyncio.get_running_loop().time())
-
-    async def guard(self, start: Callable[[], Awaitable[T]]) -> T:
-        """One wait of the request. Raises JobCancelled when `cancel` was called."""
-        try:
-            if not self._is_cancelled:
-                async with asyncio.timeout(None) as self._scope:
-                    return await start()
-        except TimeoutError:
-            if not self._is_cancelled:
-                raise
-        finally:
-            self._scope = None
-        raise JobCancelled("the job was cancelled and its request dropped", job_id=self._call_id)
+    def _cancellable(self, call_id: str) -> LocalRequest:
+        return LocalRequest(call_id, self._local)
 
 
 def _judged(error: SocaityError, operation: Operation, call: Call) -> SocaityError:

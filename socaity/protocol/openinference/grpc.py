@@ -5,7 +5,7 @@ Source: https://github.com/kserve/open-inference-protocol/blob/main/specificatio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .datatypes import TensorError, datatype
@@ -32,11 +32,11 @@ _FIELDS = {
 _INT64 = range(-(2**63), 2**63)
 
 
-def read_request(message: Any) -> InferRequest:
-    """A ModelInferRequest. Raw tensors are views of its bytes. Raises TensorError."""
+def read_request(message: Any, raw: Sequence[bytes | memoryview] | None = None) -> InferRequest:
+    """A ModelInferRequest. Raw tensors are views of its bytes, or of those in `raw` if they are there. Raises TensorError."""
     request = InferRequest(
         message.model_name,
-        _read_tensors(message.inputs, message.raw_input_contents, "input"),
+        _read_tensors(message.inputs, message.raw_input_contents if raw is None else raw, "input"),
         message.model_version,
         message.id,
         _read_parameters(message.parameters),
@@ -46,41 +46,44 @@ def read_request(message: Any) -> InferRequest:
     return request
 
 
-def write_request(request: InferRequest) -> Any:
-    """A ModelInferRequest with raw tensors."""
+def write_request(request: InferRequest, chunks: list[bytes | memoryview] | None = None) -> Any:
+    """A ModelInferRequest with raw tensors, which are put into `chunks` instead where that is given."""
     message = messages().ModelInferRequest(
         model_name=request.model_name, model_version=request.model_version, id=request.id
     )
     _write_parameters(message.parameters, request.parameters)
-    _write_tensors(message.inputs, message.raw_input_contents, request.inputs)
+    _write_tensors(message.inputs, message.raw_input_contents, request.inputs, chunks)
     for wanted in request.outputs or ():
         output = message.outputs.add(name=wanted.name)
         _write_parameters(output.parameters, wanted.parameters)
     return message
 
 
-def read_response(message: Any) -> InferResponse:
-    """A ModelInferResponse. Raw tensors are views of its bytes. Raises TensorError."""
+def read_response(message: Any, raw: Sequence[bytes | memoryview] | None = None) -> InferResponse:
+    """A ModelInferResponse. Raw tensors are views of its bytes, or of those in `raw` if they are there. Raises TensorError."""
     return InferResponse(
         message.model_name,
-        _read_tensors(message.outputs, message.raw_output_contents, "output"),
+        _read_tensors(message.outputs, message.raw_output_contents if raw is None else raw, "output"),
         message.model_version,
         message.id,
         _read_parameters(message.parameters),
     )
 
 
-def write_response(response: InferResponse, *, raw: bool) -> Any:
+def write_response(
+    response: InferResponse, *, raw: bool, chunks: list[bytes | memoryview] | None = None
+) -> Any:
     """A ModelInferResponse; `raw` is how the request had its tensors, as clients want the answer in the same form.
 
-    FP16 and BF16 have no typed field: an answer that has one of them is raw in any case.
+    FP16 and BF16 have no typed field: an answer that has one of them is raw in any case. Raw tensors are put into `chunks`
+    instead where that is given.
     """
     message = messages().ModelInferResponse(
         model_name=response.model_name, model_version=response.model_version, id=response.id
     )
     _write_parameters(message.parameters, response.parameters)
     if raw or any(tensor.datatype not in _FIELDS for tensor in response.outputs):
-        _write_tensors(message.outputs, message.raw_output_contents, response.outputs)
+        _write_tensors(message.outputs, message.raw_output_contents, response.outputs, chunks)
         return message
     for tensor in response.outputs:
         output = message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
@@ -110,7 +113,9 @@ def _read_tensors(entries: Any, raw: Any, what: str) -> list[Tensor]:
         shape = checked_shape(name, list(entry.shape))
         parameters = _read_parameters(entry.parameters)
         tensor = Tensor(name, entry.datatype, shape, None, parameters, is_binary=bool(raw))
-        if raw and entry.HasField("contents"):
+        if (
+            raw and entry.HasField("contents") and entry.contents.ListFields()
+        ):  # MLServer sets it, and leaves it empty
             raise TensorError(
                 f"contents field must not be specified when using raw_{what}_contents for the {what} {name!r}"
             )
@@ -184,16 +189,24 @@ def _requested(entries: Any) -> list[RequestedOutput]:
     return found
 
 
-def _write_tensors(entries: Any, raw: Any, tensors: list[Tensor]) -> None:
+def _write_tensors(
+    entries: Any, raw: Any, tensors: list[Tensor], chunks: list[bytes | memoryview] | None
+) -> None:
     for tensor in tensors:
         entry = entries.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         _write_parameters(entry.parameters, tensor.parameters)
         if tensor.data is not None:
-            raw.append(bytes(write_raw(tensor.data, tensor.datatype)))
+            data = write_raw(tensor.data, tensor.datatype)
+            if chunks is None:
+                raw.append(bytes(data))
+            else:
+                chunks.append(data)
 
 
 def _read_parameters(entries: Mapping[str, Any]) -> Parameters:
     found: Parameters = {}
+    if not entries:
+        return found
     for name, entry in entries.items():
         choice = entry.WhichOneof("parameter_choice")
         if choice is not None:

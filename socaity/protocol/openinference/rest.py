@@ -29,12 +29,13 @@ __all__ = [
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _MOST_DIGITS = 10
 _MAX_HEADER = 2**31 - 1
+_BOOLEANS = frozenset({"binary_data", "binary_data_output"})
 _ALIGNMENT = 64
 
 Chunk: TypeAlias = bytes | memoryview
 Body: TypeAlias = tuple[list[Chunk], int | None]
 """The pieces of a body, and how long the JSON in front is; None: there is nothing else."""
-Loads: TypeAlias = Callable[[bytes], Any]
+Loads: TypeAlias = Callable[[bytes | memoryview], Any]
 Dumps: TypeAlias = Callable[[Any], bytes]
 
 
@@ -79,14 +80,17 @@ def read_request(
 def read_response(
     body: bytes | bytearray | memoryview, header_length: int | None, *, loads: Loads | None = None
 ) -> InferResponse:
-    """A body as an answer; tensors are views of it. Raises TensorError."""
+    """A body as an answer; tensors are views of it. Raises TensorError.
+
+    Parameters that are no text, numbers or booleans are left out: MLServer sends objects among them.
+    """
     document, rest = _split(memoryview(body), header_length, loads)
     return InferResponse(
         _text(document, "model_name"),
-        _tensors(document, "outputs", "output", rest),
+        _tensors(document, "outputs", "output", rest, read_parameters=_known_parameters),
         _text(document, "model_version"),
         _text(document, "id"),
-        read_parameters(document.get("parameters"), "the answer"),
+        _known_parameters(document.get("parameters"), "the answer"),
     )
 
 
@@ -109,8 +113,9 @@ def write_request(request: InferRequest, *, dumps: Dumps | None = None, align: b
     return _joined(document, pieces, dumps, align=align)
 
 
-def write_response(response: InferResponse, *, dumps: Dumps | None = None) -> Body:
-    """An answer as a body; outputs are raw where `is_binary` says so."""
+def write_response(response: InferResponse, *, dumps: Dumps | None = None, arrays: bool = False) -> Body:
+    """An answer as a body; outputs are raw where `is_binary` says so. With `arrays` numbers are given to `dumps` as flat arrays,
+    which it writes itself, with null for what is not finite."""
     document: dict[str, Any] = {"model_name": response.model_name}
     if response.model_version:
         document["model_version"] = response.model_version
@@ -118,7 +123,7 @@ def write_response(response: InferResponse, *, dumps: Dumps | None = None) -> Bo
         document["id"] = response.id
     if response.parameters:
         document["parameters"] = response.parameters
-    document["outputs"], pieces = _written(response.outputs)
+    document["outputs"], pieces = _written(response.outputs, arrays=arrays)
     return _joined(document, pieces, dumps, align=False)
 
 
@@ -133,6 +138,8 @@ def read_parameters(value: object, owner: str) -> Parameters:
             raise TensorError(
                 f"parameter {name!r} has invalid type: it is text, a number or a boolean, in {owner}"
             )
+        if name in _BOOLEANS and not isinstance(one, bool):
+            raise TensorError(f"parameter {name!r} has invalid type: it is true or false, in {owner}")
     return dict(value)
 
 
@@ -144,28 +151,41 @@ def _split(
         raise TensorError(
             f"{HEADER_LENGTH} says that the JSON has {header_length} bytes, and the whole body has {len(body)}"
         )
-    text = bytes(body if header_length is None else body[:header_length])
-    document = _parsed(text, loads)
+    document = _parsed(body if header_length is None else body[:header_length], loads)
     if not isinstance(document, Mapping):
         raise TensorError("the body is a JSON object with `inputs`")
     return document, None if header_length is None else body[header_length:]
 
 
-def _parsed(text: bytes, loads: Loads | None) -> Any:
+def _parsed(text: memoryview, loads: Loads | None) -> Any:
     if loads is not None:
         try:
             return loads(text)
         except ValueError:
             pass  # strict parsers refuse the NaN and Infinity that clients send
     try:
-        return json.loads(text)
+        return json.loads(bytes(text))
     except RecursionError as exc:
         raise TensorError("the JSON is nested too deeply") from exc
     except ValueError as exc:
         raise TensorError(f"the body is no JSON: {exc}") from exc
 
 
-def _tensors(document: Mapping[str, Any], key: str, what: str, rest: memoryview | None) -> list[Tensor]:
+def _known_parameters(value: object, owner: str) -> Parameters:
+    """Those of an answer that are what the protocol allows; the others are left out."""
+    if not isinstance(value, Mapping):
+        return {}
+    return {name: one for name, one in value.items() if isinstance(one, str | bool | int | float)}
+
+
+def _tensors(
+    document: Mapping[str, Any],
+    key: str,
+    what: str,
+    rest: memoryview | None,
+    *,
+    read_parameters: Callable[[object, str], Parameters] = read_parameters,
+) -> list[Tensor]:
     entries = document.get(key)
     if not isinstance(entries, list):
         raise TensorError(f"the body has no list of `{key}`")
@@ -241,7 +261,7 @@ def _text(document: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def _written(tensors: Sequence[Tensor]) -> tuple[list[dict[str, Any]], list[Chunk]]:
+def _written(tensors: Sequence[Tensor], *, arrays: bool = False) -> tuple[list[dict[str, Any]], list[Chunk]]:
     entries: list[dict[str, Any]] = []
     pieces: list[Chunk] = []
     for tensor in tensors:
@@ -256,7 +276,8 @@ def _written(tensors: Sequence[Tensor]) -> tuple[list[dict[str, Any]], list[Chun
             parameters["binary_data_size"] = len(piece)
             pieces.append(piece)
         elif tensor.data is not None:
-            entry["data"] = write_json(tensor.data, tensor.datatype)
+            is_array = arrays and tensor.datatype != "BYTES"
+            entry["data"] = tensor.data.reshape(-1) if is_array else write_json(tensor.data, tensor.datatype)
         if parameters:
             entry["parameters"] = parameters
         entries.append(entry)

@@ -23,6 +23,8 @@ __all__ = ["as_array", "checked_shape", "read_json", "read_raw", "write_json", "
 
 MAX_ELEMENTS = 2**63 - 1
 MAX_DEPTH = 100
+_WIDEST = 8
+"""Bytes of the largest element, on the wire and in memory."""
 _LENGTH = struct.Struct("<I")
 _IS_BIG_ENDIAN = sys.byteorder == "big"
 _FITTING = {
@@ -30,14 +32,14 @@ _FITTING = {
     "u": frozenset({int}),
     "i": frozenset({int}),
     "f": frozenset({int, float, type(None)}),  # null stands for what is no number
-    "O": frozenset({str}),
+    "O": frozenset({str, bytes}),  # JSON has no bytes, but lists in Python may
 }
 _SAYS = {"b": "true and false", "u": "whole numbers", "i": "whole numbers", "f": "numbers", "O": "text"}
 
 
 def checked_shape(name: str, shape: object) -> tuple[int, ...]:
     """`shape` as a tuple; raises TensorError for what is no list of sizes, and for more elements than can be counted."""
-    if not isinstance(shape, Sequence) or isinstance(shape, str | bytes):
+    if type(shape) is not list and (not isinstance(shape, Sequence) or isinstance(shape, str | bytes)):
         raise TensorError(f"the tensor {name!r} needs a shape, a list of sizes; got {_shown(shape)}")
     sizes = tuple(shape)
     for size in sizes:
@@ -48,10 +50,16 @@ def checked_shape(name: str, shape: object) -> tuple[int, ...]:
             )
     if len(sizes) > MAX_DEPTH:
         raise TensorError(f"the tensor {name!r} has {len(sizes)} dimensions; {MAX_DEPTH} is the most")
-    if prod(sizes) > MAX_ELEMENTS or max(sizes, default=0) > MAX_ELEMENTS:
+    count = prod(sizes)
+    if 0 < count <= MAX_ELEMENTS // _WIDEST:  # nearly always
+        return sizes
+    if count > MAX_ELEMENTS or max(sizes, default=0) > MAX_ELEMENTS:
         raise TensorError(
             f"the shape of the tensor {name!r} causes total element count to exceed maximum size of {MAX_ELEMENTS}"
         )
+    # an empty tensor has no elements, and numpy counts its other dimensions all the same
+    if prod(size for size in sizes if size) > MAX_ELEMENTS // _WIDEST:
+        raise TensorError(f"byte size overflow for input {name!r}: its shape is {list(sizes)}")
     return sizes
 
 
@@ -64,8 +72,6 @@ def read_raw(
     if kind.size == 0:
         return _read_bytes(name, shape, count, data)
     size = count * kind.size
-    if size > MAX_ELEMENTS:
-        raise TensorError(f"byte size overflow for input {name!r}: {count} elements of {kind.size} bytes")
     if len(data) != size:
         raise TensorError(
             f"the tensor {name!r} ({type_name} {list(shape)}) needs {size} bytes; got {len(data)}"
@@ -74,8 +80,7 @@ def read_raw(
 
     _check_dimensions(name, shape)
     if kind.name == "BF16":
-        wide = np.frombuffer(data, "<u2").astype("<u4") << np.uint32(16)
-        return wide.view("<f4").reshape(shape)
+        return _from_bf16(np.frombuffer(data, "<u2")).reshape(shape)
     if kind.name == "BOOL":
         flags = np.frombuffer(data, np.uint8)
         # any other byte would be a bool that is neither
@@ -83,7 +88,10 @@ def read_raw(
             raise TensorError(f"the tensor {name!r} (BOOL) holds bytes other than 0 and 1")
         return flags.view(np.bool_).reshape(shape)
     array = np.frombuffer(data, np.dtype(kind.dtype).newbyteorder("<")).reshape(shape)
-    return array.astype(kind.dtype) if _IS_BIG_ENDIAN else array
+    if _IS_BIG_ENDIAN:
+        return array.astype(kind.dtype)
+    # what lies across the borders of its numbers is slower in numpy, and wrong for some who get its address
+    return array if array.flags.aligned else array.copy()
 
 
 def write_raw(array: np.ndarray[Any, Any], type_name: str) -> bytes | memoryview:
@@ -118,7 +126,7 @@ def read_json(name: str, type_name: str, shape: tuple[int, ...], data: object) -
     count = prod(shape)
     if code == "O":
         array = np.empty(count, object)
-        array[:] = [text.encode("utf-8", "surrogatepass") for text in flat]
+        array[:] = [text if type(text) is bytes else text.encode("utf-8", "surrogatepass") for text in flat]
         return array.reshape(shape)
     if code in "iu":
         info = np.iinfo(kind.dtype)
@@ -129,7 +137,8 @@ def read_json(name: str, type_name: str, shape: tuple[int, ...], data: object) -
             )
     try:
         with np.errstate(over="ignore"):
-            return np.array(flat, kind.dtype).reshape(shape)
+            array = np.array(flat, kind.dtype)
+        return (_from_bf16(_to_bf16(array)) if kind.name == "BF16" else array).reshape(shape)
     except OverflowError as exc:
         raise TensorError(
             f"the tensor {name!r} ({type_name}) holds a number that is too large for it"
@@ -227,6 +236,12 @@ def _write_bytes(array: np.ndarray[Any, Any]) -> bytes:
     return b"".join(pieces)
 
 
+def _from_bf16(halves: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    return (halves.astype("<u4") << np.uint32(16)).view("<f4").astype(np.float32, copy=False)
+
+
 def _to_bf16(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The upper halves of float32 numbers, rounded to the nearest, to even where two are as near."""
     import numpy as np
@@ -262,25 +277,31 @@ def _flattened(name: str, shape: tuple[int, ...], data: object) -> list[Any]:
     level: list[Any] = data
     found = [len(data)]
     while level and type(level[0]) is list:
-        if len(found) > MAX_DEPTH:
+        if len(found) == MAX_DEPTH:
             raise TensorError(
                 f"the data of the tensor {name!r}: JSON nesting depth exceeds maximum allowed limit ({MAX_DEPTH})"
             )
         if set(map(type, level)) != {list} or len(set(map(len, level))) != 1:
             raise TensorError(
-                f"the data of the tensor {name!r} has lists of different lengths; its shape is {list(shape)}"
+                f"the data of the tensor {name!r} has lists of different lengths; its shape is {_shown(list(shape))}"
             )
         found.append(len(level[0]))
         level = list(chain.from_iterable(level))
-    is_flat = len(found) == 1
-    # lists without an element say nothing about the dimensions below them
-    is_right = found[0] == count if is_flat else tuple(found) == (shape if count else shape[: len(found)])
-    if not is_right:
-        got = f"{found[0]} elements" if is_flat else f"the shape {found}"
+    if not _is_nested_as(found, shape, count):
+        got = f"{found[0]} elements" if len(found) == 1 else f"the shape {_shown(found)}"
         raise TensorError(
-            f"the tensor {name!r} has the shape {list(shape)}, which is {count} elements; its data has {got}"
+            f"the tensor {name!r} has the shape {_shown(list(shape))}, which is {count} elements; its data has {got}"
         )
     return level
+
+
+def _is_nested_as(found: list[int], shape: tuple[int, ...], count: int) -> bool:
+    """One flat list is right for every shape. Dimensions of one element may be there or not."""
+    if len(found) == 1:
+        return found[0] == count
+    if not count:  # lists without an element say nothing about the dimensions below them
+        return tuple(found) == shape[: len(found)]
+    return [size for size in found if size != 1] == [size for size in shape if size != 1]
 
 
 def _check_elements(name: str, kind: Datatype, code: str, flat: list[Any]) -> None:
