@@ -41,6 +41,8 @@ PEER_ROWS = (
     "model_overload",
     "model_idle",
     "model_memory",
+    "oip_large",
+    "oip_small",
 )
 """Against other servers, each in its own environment (see peers/README.md): only when named, or with --peers."""
 CORES = 2

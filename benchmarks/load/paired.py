@@ -20,17 +20,21 @@ _TOLERANCE = 1e-3
 
 @contextlib.contextmanager
 def contenders(
-    kind: str, names: Sequence[str] = EVERYONE, *, options: dict[str, Any] | None = None
+    kind: str,
+    names: Sequence[str] = EVERYONE,
+    *,
+    options: dict[str, Any] | None = None,
+    with_grpc: bool = False,
 ) -> Iterator[dict[str, Contender]]:
     """All with the same model, all frozen. They have given the same answers; a peer that does not run is left out.
 
-    `options` replace single ones of the peers.
+    `options` replace single ones of the peers; `with_grpc`: ours listens for gRPC, too.
     """
     with contextlib.ExitStack() as stack:
         running: dict[str, Contender] = {}
         for name in names:
             try:
-                one = stack.enter_context(contender(name, kind, options=options))
+                one = stack.enter_context(contender(name, kind, options=options, with_grpc=with_grpc))
             except Skipped as exc:
                 if name == OURS:
                     raise

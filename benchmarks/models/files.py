@@ -3,7 +3,8 @@
 `mlp`: the digit model of the examples. `forest`: a random forest for the same digits, as joblib. `minilm`: sentences to
 vectors, an ONNX graph and its tokenizer; `model.py` in the same folder is how our server runs them. `forest_large`: 4,000
 trees in batches of 16, slow enough for a generator in Python to ask three times too much. `five`: five models, the digit
-network and others. `blocked`: a model that sleeps for as many seconds as the largest number of its row says, one row at a time.
+network and others. `blocked`: a model that sleeps for as many seconds as the largest number of its row says, one row at a
+time. `tensor`: twice a row of 2²⁰ numbers, which is 4 MiB each way.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Model(NamedTuple):
 
 
 def model(kind: str) -> Model:
-    """`mlp`, `forest`, `minilm`, `forest_large`, `five` or `blocked`."""
+    """`mlp`, `forest`, `minilm`, `forest_large`, `five`, `blocked` or `tensor`."""
     folder = FOLDER / kind
     if kind == "forest_large":
         file = build(folder / "digits" / "model.joblib", _LARGE)
@@ -83,6 +84,8 @@ def model(kind: str) -> Model:
         return Model("mlp", "digits", folder, _five(folder))
     if kind == "blocked":
         return Model("mlp", "sleeper", folder, _sleeper(folder / "sleeper"))
+    if kind == "tensor":
+        return Model(kind, "doubled", folder, _doubled(folder / "doubled" / "model.onnx"))
     if kind == "mlp":
         return Model(kind, "digits", folder, _mlp(folder / "digits" / "model.onnx"))
     if kind == "forest":
@@ -93,6 +96,19 @@ def model(kind: str) -> Model:
 def _mlp(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(EXAMPLES / "digits.onnx", path)
+    return path
+
+
+def _doubled(path: Path) -> Path:
+    from onnx import TensorProto, helper
+
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", "numbers"]) for name in ("x", "y")
+    )
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "doubled", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(model.SerializeToString())
     return path
 
 

@@ -27,6 +27,7 @@ from peers.forms import OURS, Form, form
 from peers.processes import family
 
 _ROWS = 64
+_NUMBERS = 2**20
 _SENTENCES = 512
 _START_SECONDS = 90.0
 _STOP_SECONDS = 10.0
@@ -76,13 +77,20 @@ class Contender:
 
 
 def inputs(kind: str) -> list[Any]:
-    """What is asked in turn: rows of pixels, or texts."""
+    """What is asked in turn: rows of pixels, a row of many numbers, or texts."""
+    if kind == "tensor":
+        return [[float(number % 64) for number in range(_NUMBERS)]]
     return sentences(_SENTENCES) if kind == "minilm" else digits.rows(_ROWS).tolist()
 
 
 @contextlib.contextmanager
-def contender(name: str, kind: str, *, options: dict[str, Any] | None = None) -> Iterator[Contender]:
-    """`name` serving the model `kind`, once it has answered. `options` replace single ones of the best of a peer."""
+def contender(
+    name: str, kind: str, *, options: dict[str, Any] | None = None, with_grpc: bool = False
+) -> Iterator[Contender]:
+    """`name` serving the model `kind`, once it has answered. `options` replace single ones of the best of a peer.
+
+    `with_grpc`: ours listens for gRPC, too, at the next port, as MLServer always does.
+    """
     model = model_files(kind)
     its_form = form(name, model.name)
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+") as log:
@@ -91,7 +99,7 @@ def contender(name: str, kind: str, *, options: dict[str, Any] | None = None) ->
         port = _free_port()
         if name == OURS:
             command = [sys.executable, "-m", "socaity.cli", "serve", str(model.folder), "--allow-pickle"]
-            command += ["--port", str(port)]
+            command += ["--port", str(port), *(["--grpc-port", str(port + 1)] if with_grpc else [])]
         else:
             command = [str(python_of(name)), str(HERE / name / "server.py"), model.kind, str(model.file)]
             command += [str(port), json.dumps(options or {})]

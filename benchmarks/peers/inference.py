@@ -21,8 +21,8 @@ _MAX_TOKENS = 256
 def load(
     model: str, path: str, *, threads: int = 1, spinning: bool = False, chunk: int = 0, quick: str = ""
 ) -> Predict:
-    """`mlp`, `forest` or `minilm`; `threads` of one batch; `quick`: see `_forest`; `chunk`: see `_minilm`."""
-    if model == "mlp":
+    """`mlp`, `tensor`, `forest` or `minilm`; `threads` of one batch; `quick`: see `_forest`; `chunk`: see `_minilm`."""
+    if model in {"mlp", "tensor"}:
         return _mlp(path, threads, spinning)
     if model == "forest":
         return _forest(path, quick)

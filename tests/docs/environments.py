@@ -2,7 +2,9 @@
 
 They lie beside ours, in .venv-peers, because a peer brings hundreds of megabytes and versions of its own. So they are installed
 where CI is set, and by `make peers`; elsewhere their tests are left out and say so. A peer that cannot be installed is an
-error: the snippets of its page would not have run.
+error: what is to be shown with it would not have been shown.
+
+The requirements of what the pages compare with lie beside this file, those of other makers' clients and servers in tests/peers.
 """
 
 import fcntl
@@ -16,13 +18,14 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+REQUIREMENTS = (HERE / "requirements", HERE.parent / "peers" / "requirements")
 CACHE = HERE.parents[1] / ".venv-peers"
 INSTALL_SECONDS = 600
 
 
 def python_of(name: str, *, may_install: bool = "CI" in os.environ) -> Path:
-    """The interpreter of the environment for `requirements/{name}.txt`."""
-    requirements = HERE / "requirements" / f"{name}.txt"
+    """The interpreter of the environment for `requirements/{name}.txt`, in one of the folders of requirements."""
+    requirements = next(file for file in _requirements() if file.stem == name)
     folder = CACHE / f"{name}-{sys.version_info.major}.{sys.version_info.minor}"
     python = folder / "bin" / "python"
     stamp = folder / "requirements.sha256"
@@ -50,6 +53,10 @@ def install(python: Path, *arguments: str, cwd: Path | None = None) -> None:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}")
 
 
+def _requirements() -> list[Path]:
+    return sorted(file for folder in REQUIREMENTS for file in folder.glob("*.txt"))
+
+
 if __name__ == "__main__":
-    for file in sorted((HERE / "requirements").glob("*.txt")):
+    for file in _requirements():
         python_of(file.stem, may_install=True)

@@ -54,7 +54,7 @@ class ServerProcess:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             lines.append(line)
-            if found := re.search(r"http://127\.0\.0\.1:(\d+)", line):
+            if found := re.search(r"https?://127\.0\.0\.1:(\d+)", line):
                 self._port = int(found.group(1))
                 break
         else:

@@ -7,7 +7,7 @@ from inference import load
 from mlserver import MLModel
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
 
-_FORMS = {"mlp": ("FP32", [10]), "forest": ("INT64", []), "minilm": ("FP32", [384])}
+_FORMS = {"mlp": ("FP32", [10]), "forest": ("INT64", []), "minilm": ("FP32", [384]), "tensor": ("FP32", [-1])}
 
 
 class Model(MLModel):
@@ -26,6 +26,8 @@ class Model(MLModel):
             rows = np.array(data, np.float32).reshape(tensor.shape)
         answers = self.run(rows)
         datatype, shape = _FORMS[self.kind]
+        if shape == [-1]:
+            shape = [len(answers[0])]
         flat = np.concatenate(answers).tolist() if shape else answers
         output = ResponseOutput(name="y", shape=[len(answers), *shape], datatype=datatype, data=flat)
         return InferenceResponse(model_name=self.name, outputs=[output])

@@ -14,6 +14,8 @@ DEFAULTS = {
     "mlp": {"workers": 0, "max_batch_size": 64, "max_batch_time": 0.001},
     "forest": {"workers": 2, "max_batch_size": 64, "max_batch_time": 0.02},
     "minilm": {"workers": 2, "max_batch_size": 16, "max_batch_time": 0.005, "chunk": 1},
+    # putting tensors of 4 MiB together, or handing them to a worker, costs it more than they gain
+    "tensor": {"workers": 0, "max_batch_size": 0, "max_batch_time": 0},
 }
 
 if __name__ == "__main__":
@@ -26,6 +28,7 @@ if __name__ == "__main__":
         "host": "127.0.0.1",
         "http_port": int(port),
         "grpc_port": int(port) + 1,
+        "grpc_max_message_length": 2**26,
         "metrics_endpoint": None,
         "gzip_enabled": False,
         "parallel_workers": chosen["workers"],
