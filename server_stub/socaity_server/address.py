@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 
 from socaity.exceptions import ConfigurationError
 
-__all__ = ["check_address"]
+__all__ = ["check_address", "is_loopback"]
 
 _LAST_PORT = 65535
 
 
-def check_address(host: str, port: int) -> None:
-    """Raise ConfigurationError, which says what to do, where `host` and `port` cannot be listened on now."""
+def check_address(host: str, port: int, *, option: str = "--port, or FASTAPI_PORT") -> None:
+    """Raise ConfigurationError, which says what to do, where `host` and `port` cannot be listened on now. `option` is where
+    the port is said."""
     if not 0 <= port <= _LAST_PORT:
         raise ConfigurationError(f"A port is a number from 0 (any free one) to {_LAST_PORT}, not {port}.")
     try:
@@ -34,17 +36,27 @@ def check_address(host: str, port: int) -> None:
         except OSError as exc:
             if exc.errno == errno.EAFNOSUPPORT:  # no IPv6 here; the event loop leaves it out as well
                 continue
-            raise ConfigurationError(f"Cannot serve at {host}:{port}: {_why(exc)}") from exc
+            raise ConfigurationError(f"Cannot serve at {host}:{port}: {_why(exc, option)}") from exc
 
 
-def _why(exc: OSError) -> str:
+def is_loopback(host: str) -> bool:
+    """Whether only programs of this machine reach what is served there."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, which may lead anywhere
+        return False
+
+
+def _why(exc: OSError, option: str) -> str:
     if exc.errno == errno.EADDRINUSE:
         return (
             "the address is in use, as another program serves there. Stop that, or take another port "
-            "(--port, or FASTAPI_PORT; 0: any free one)."
+            f"({option}; 0: any free one)."
         )
     if exc.errno == errno.EACCES:
-        return "ports below 1024 need special rights. Take a higher one (--port, or FASTAPI_PORT)."
+        return f"ports below 1024 need special rights. Take a higher one ({option})."
     if exc.errno == errno.EADDRNOTAVAIL:
         return "this machine has no such address. Use --host 127.0.0.1, or 0.0.0.0 for all addresses."
     return f"{exc.strerror}."

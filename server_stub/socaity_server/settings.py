@@ -12,21 +12,39 @@ from typing import TypeVar
 
 from socaity.exceptions import ConfigurationError
 
+from .auth.api_keys import read_api_keys
+from .auth.config import Auth
 from .origins import read_origins
 from .profile_cache import default_cache_directory
 
-__all__ = ["ModelSettings", "Settings", "load_env_file", "read_model_settings", "read_settings"]
+__all__ = [
+    "GRPCSettings",
+    "ModelSettings",
+    "Settings",
+    "load_env_file",
+    "read_auth",
+    "read_cors_origins",
+    "read_grpc_settings",
+    "read_model_settings",
+    "read_settings",
+]
 
 T = TypeVar("T")
 
 PROVIDERS = ("fastapi",)
 ENVIRONMENTS = ("local", "localhost", "serverless", "hosted", "decentralized")
+MAX_CONNECTIONS = 16_384
+MAX_GRPC_STREAMS = 1024
+MAX_GRPC_CALLS = 8192
+_YES, _NO = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+_ORIGIN = re.compile(r"https?://[^\s/?#@*]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Where the service runs, and what it has to do with other services: the origins that it fetches results from
-    (`fetch_from`), the seconds that one fetch may take, and the address under which they reach it."""
+    (`fetch_from`), the seconds that one fetch may take, and the address under which they reach it. `tls_cert` and `tls_key` are
+    files in PEM form; `cors_origins` are the origins whose pages may call; more than `max_connections` are not taken."""
 
     provider: str
     environment: str
@@ -35,6 +53,10 @@ class Settings:
     fetch_from: tuple[str, ...] = ()
     fetch_timeout: float = 60.0
     public_url: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    cors_origins: tuple[str, ...] = ()
+    max_connections: int = MAX_CONNECTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +83,19 @@ class ModelSettings:
     cache: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class GRPCSettings:
+    """Where gRPC is served, and its limits: bytes of a message (None: any number), calls at once on one connection
+    (`max_streams`), and those that infer on all of them (`max_calls`). `compression` is that of answers: none, gzip or deflate."""
+
+    host: str
+    port: int
+    max_message: int | None
+    max_streams: int
+    max_calls: int
+    compression: str
+
+
 def read_settings(
     *,
     provider: str | None = None,
@@ -69,6 +104,8 @@ def read_settings(
     port: int | None = None,
     fetch_from: str | Iterable[str] | None = None,
     public_url: str | None = None,
+    tls_cert: str | os.PathLike[str] | None = None,
+    tls_key: str | os.PathLike[str] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
     """The settings; raises ConfigurationError that names the valid values."""
@@ -90,7 +127,93 @@ def read_settings(
         fetch_from=read_origins(env.get("SOCAITY_FETCH_FROM", "") if fetch_from is None else fetch_from),
         fetch_timeout=_seconds(env, "SOCAITY_FETCH_TIMEOUT", 60.0),
         public_url=_url(public_url or env.get("SOCAITY_PUBLIC_URL", "").strip()),
+        tls_cert=os.fspath(tls_cert or "") or env.get("SOCAITY_TLS_CERT") or None,
+        tls_key=os.fspath(tls_key or "") or env.get("SOCAITY_TLS_KEY") or None,
+        cors_origins=read_cors_origins(env.get("SOCAITY_CORS_ORIGINS", "")),
+        max_connections=_whole(env, "SOCAITY_MAX_CONNECTIONS") or MAX_CONNECTIONS,
     )
+
+
+def read_grpc_settings(
+    *,
+    port: int | None = None,
+    host: str = "127.0.0.1",
+    max_body: int | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> GRPCSettings | None:
+    """The settings of gRPC, or None where no port says that it is wanted. `host` and `max_body` are those of HTTP, which hold
+    where nothing else is said. Raises ConfigurationError that names the variable."""
+    env = os.environ if environ is None else environ
+    if port is None and not env.get("GRPC_PORT", "").strip():
+        return None
+    limit = env.get("SOCAITY_GRPC_MAX_MESSAGE", "").strip()
+    return GRPCSettings(
+        host=env.get("GRPC_HOST") or host,
+        port=_port_of(env, "GRPC_PORT") if port is None else port,
+        max_message=None if limit == "-1" else _whole(env, "SOCAITY_GRPC_MAX_MESSAGE") or max_body,
+        max_streams=_whole(env, "SOCAITY_GRPC_MAX_STREAMS") or MAX_GRPC_STREAMS,
+        max_calls=_whole(env, "SOCAITY_GRPC_MAX_CALLS") or MAX_GRPC_CALLS,
+        compression=_one_of(
+            "SOCAITY_GRPC_COMPRESSION",
+            env.get("SOCAITY_GRPC_COMPRESSION", "").strip().lower() or "none",
+            ("none", "gzip", "deflate"),
+        ),
+    )
+
+
+def read_auth(given: Auth | bool | None = None, environ: Mapping[str, str] | None = None) -> Auth | None:
+    """How callers are identified, or None where nobody is: what a program says, else what the environment says.
+
+    Raises ConfigurationError that names the variable, and never a secret.
+    """
+    if given is False or isinstance(given, Auth):
+        return given or None
+    env = os.environ if environ is None else environ
+    if not (given or _strict_flag(env, "AUTH_ENABLED")):
+        return None
+    keys = read_api_keys(env.get("SOCAITY_API_KEYS", ""), source="SOCAITY_API_KEYS")
+    file = env.get("SOCAITY_API_KEYS_FILE")
+    if file:
+        keys += read_api_keys(_read_file(file, "SOCAITY_API_KEYS_FILE"), source="SOCAITY_API_KEYS_FILE")
+    public_key = env.get("AUTH_PUBLIC_KEY", "").strip()
+    if public_key and not public_key.startswith("-----BEGIN"):
+        public_key = _read_file(public_key, "AUTH_PUBLIC_KEY")
+    exempt = _words(env, "AUTH_EXEMPT") or ("health",)
+    required = _words(env, "AUTH_REQUIRED_CLAIMS") or ("exp",)
+    return Auth(
+        api_keys=keys,
+        secret=env.get("AUTH_SECRET", ""),
+        algorithms=_words(env, "AUTH_ALGORITHM"),
+        public_key=public_key,
+        jwks_url=env.get("AUTH_JWKS_URL", "").strip() or None,
+        audience=_words(env, "AUTH_AUDIENCE"),
+        issuer=env.get("AUTH_ISSUER", "").strip() or None,
+        leeway=_seconds(env, "AUTH_LEEWAY", 0.0, least=0.0),
+        required=() if required == ("none",) else required,
+        anonymous=_strict_flag(env, "AUTH_ANONYMOUS"),
+        exempt=() if exempt == ("none",) else exempt,
+        pdp_url=env.get("OIP_PDP_URL", "").strip() or None,
+        pdp_compat=_compat(env),
+        opa_url=env.get("OPA_URL", "").strip() or None,
+        policy_timeout=_seconds(env, "AUTH_POLICY_TIMEOUT", 0.5),
+        policy_ttl=_seconds(env, "AUTH_POLICY_TTL", 10.0, least=0.0),
+    )
+
+
+def read_cors_origins(texts: str | Iterable[str]) -> tuple[str, ...]:
+    """The origins in a text (separated by commas or spaces) or in several, as browsers say them. Raises ConfigurationError."""
+    if isinstance(texts, str):
+        texts = texts.replace(",", " ").split()
+    origins = []
+    for text in texts:
+        origin = text.strip().rstrip("/").lower()
+        if not _ORIGIN.fullmatch(origin):
+            raise ConfigurationError(
+                f"SOCAITY_CORS_ORIGINS has {text!r}, which is no origin: write scheme, host and port as a browser shows them "
+                "(https://app.example.com); '*' is not taken."
+            )
+        origins.append(origin)
+    return tuple(dict.fromkeys(origins))
 
 
 def read_model_settings(environ: Mapping[str, str] | None = None) -> ModelSettings:
@@ -129,6 +252,35 @@ def _text_or_none(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
+def _strict_flag(env: Mapping[str, str], name: str) -> bool:
+    """For what must not be off because of a word that nobody knows."""
+    text = env.get(name, "").strip().lower()
+    if text and text not in _YES + _NO:
+        raise ConfigurationError(
+            f"{name} is on ({', '.join(_YES)}) or off ({', '.join(_NO)}), not {text[:20]!r}."
+        )
+    return text in _YES
+
+
+def _words(env: Mapping[str, str], name: str) -> tuple[str, ...]:
+    return tuple(env.get(name, "").replace(",", " ").split())
+
+
+def _compat(env: Mapping[str, str]) -> bool:
+    text = env.get("OIP_PDP_COMPAT", "").strip().lower()
+    if text not in ("", "aissemble"):
+        raise ConfigurationError(f"OIP_PDP_COMPAT is 'aissemble' or not set, not {text[:40]!r}.")
+    return bool(text)
+
+
+def _read_file(path: str, name: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it is no text"
+        raise ConfigurationError(f"{name} names the file {path!r}, which cannot be read: {why}.") from exc
+
+
 def _flag(env: Mapping[str, str], name: str) -> bool:
     return env.get(name, "").strip().lower() in ("1", "true", "yes")
 
@@ -142,7 +294,7 @@ def _whole(env: Mapping[str, str], name: str) -> int | None:
     return int(text)
 
 
-def _seconds(env: Mapping[str, str], name: str, default: T) -> float | T:
+def _seconds(env: Mapping[str, str], name: str, default: T, *, least: float | None = None) -> float | T:
     text = env.get(name, "").strip()
     if not text:
         return default
@@ -150,7 +302,7 @@ def _seconds(env: Mapping[str, str], name: str, default: T) -> float | T:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 < seconds < float("inf"):
+    if not 0 < seconds < float("inf") and seconds != least:
         raise ConfigurationError(f"{name} is a number of seconds above 0, not {text!r}.")
     return seconds
 
@@ -174,8 +326,11 @@ def _one_of(what: str, value: str, known: tuple[str, ...]) -> str:
 
 
 def _port(env: Mapping[str, str]) -> int:
-    name = "FASTAPI_PORT" if env.get("FASTAPI_PORT") else "PORT"
-    text = env.get(name) or "8000"
+    return _port_of(env, "FASTAPI_PORT" if env.get("FASTAPI_PORT") else "PORT", default="8000")
+
+
+def _port_of(env: Mapping[str, str], name: str, *, default: str = "") -> int:
+    text = (env.get(name) or default).strip()
     try:
         port = int(text)
     except ValueError:

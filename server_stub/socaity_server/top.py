@@ -55,7 +55,8 @@ def top(argv: list[str]) -> int:
     _forgive_encoding(sys.stdout)
     try:
         url = _socket_url(options.url)
-        with contextlib.closing(_watch(url)) as events:
+        key = options.api_key or os.environ.get("SOCAITY_API_KEY") or None
+        with contextlib.closing(_watch(url, key)) as events:
             if options.once or not (options.json or is_terminal):
                 _print(_first(events), as_json=options.json)
             elif options.json:
@@ -82,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Show the models, queues and jobs of a service, live. Where the output is no terminal: once, as text.",
     )
     parser.add_argument("url", help="of the service: http://127.0.0.1:8000")
+    parser.add_argument(
+        "--api-key",
+        metavar="KEY",
+        help="sent as a bearer token (default: SOCAITY_API_KEY, which others cannot see)",
+    )
     parser.add_argument("--json", action="store_true", help="snapshots as JSON, one in a line")
     parser.add_argument("--once", action="store_true", help="one snapshot, then end")
     return parser
@@ -103,7 +109,7 @@ def _socket_url(url: str) -> str:
 # What comes
 
 
-def _watch(url: str) -> Generator[Snapshot | str | None, None, None]:
+def _watch(url: str, api_key: str | None = None) -> Generator[Snapshot | str | None, None, None]:
     """Snapshots as they come, None when it is time for a look at the terminal, and a text when the connection was lost.
 
     Connects again as often as needed. Raises _Unreachable where the very first connection gives nothing.
@@ -115,6 +121,7 @@ def _watch(url: str) -> Generator[Snapshot | str | None, None, None]:
             with connect(
                 url,
                 subprotocols=[Subprotocol(PROTOCOL)],
+                additional_headers=None if api_key is None else {"Authorization": f"Bearer {api_key}"},
                 compression=None,
                 open_timeout=_OPEN_TIMEOUT,
                 close_timeout=1,
@@ -148,6 +155,11 @@ def _place(url: str) -> str:
 
 def _explain(exc: Exception) -> str:
     if isinstance(exc, InvalidStatus):
+        status = exc.response.status_code
+        if status == 401:
+            return "wants to know who you are: give an API key or a token with --api-key or SOCAITY_API_KEY"
+        if status == 403:
+            return "does not show its live view to the key that was given (HTTP 403)"
         return f"has no live view (HTTP {exc.response.status_code})"
     if isinstance(exc, ConnectionClosed):
         reason = exc.rcvd.reason if exc.rcvd is not None else ""

@@ -48,7 +48,7 @@ from socaity.protocol.description import EndpointDescription, ServiceDescription
 from socaity.protocol.events import JobEvent
 from socaity.testing import ScriptedTransport, TransportContract, number_events
 from socaity.transport import Call, CallOptions, Target, open_transport
-from socaity_server import Runtime, RuntimeOptions, TensorSpec, add_runtime
+from socaity_server import Auth, Runtime, RuntimeOptions, SocaityRouter, TensorSpec, add_runtime
 
 
 class MyTransport(Transport):
@@ -275,6 +275,13 @@ class OwnRuntime(Runtime):
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return dict(inputs)
+
+
+def guarded() -> None:
+    auth = Auth(api_keys={"program": "key"}, secret="secret", algorithms=["HS256"], pdp_url="http://pdp")
+    assert_type(auth.accepted, tuple[str, ...])
+    assert_type(SocaityRouter(auth=auth, cors_origins=["http://a"]), SocaityRouter)
+    assert_type(SocaityRouter(auth=False).start(tls_cert="a.pem", tls_key=Path("b.pem")), bool)
 
 
 def own_runtimes() -> None:

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import logging
 import re
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import cache
 from pathlib import Path
@@ -39,6 +40,8 @@ _SIGN_OF_LIFE = 10
 """After so many turns without a change a snapshot is sent all the same."""
 _TRY_AGAIN_LATER = 1013
 _GOING_AWAY = 1001
+_GOODBYE = 1.0
+"""Seconds for the last word to somebody whose token has expired."""
 
 
 async def dashboard_page(request: Request) -> Response:
@@ -87,7 +90,12 @@ class LiveFrontend:
             await self._greet(watcher)
             gone = asyncio.create_task(_until_gone(receive))
             try:
-                await asyncio.wait((gone, writer), return_when=asyncio.FIRST_COMPLETED)
+                ended, _ = await asyncio.wait(
+                    (gone, writer), timeout=_seconds_left(scope), return_when=asyncio.FIRST_COMPLETED
+                )
+                if not ended:
+                    watcher.close()
+                    await asyncio.wait((gone, writer), timeout=_GOODBYE, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 gone.cancel()
         finally:
@@ -167,6 +175,12 @@ class _Watcher:
                     await send({"type": "websocket.send", "text": message.decode()})
         except Exception as exc:  # servers raise their own classes when the other side has gone
             _logger.debug("writing to a watcher failed: %s", exc)
+
+
+def _seconds_left(scope: Scope) -> float | None:
+    """For which the token of who watches is good."""
+    until = getattr(scope.get("socaity.principal"), "expires_at", None)
+    return None if until is None else max(until - time.time(), 0.0)
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -58,18 +58,22 @@ _MOST_DIGITS = 16
 _TOO_LARGE_HEAD = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 )
+_TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+)
 _NEARLY = 0.01
 """Some loops fire up to a millisecond early."""
 
 
-def quick_protocol(handlers: Mapping[bytes, ModelHandler]) -> Any:
+def quick_protocol(handlers: Mapping[bytes, ModelHandler], *, max_connections: int | None = None) -> Any:
     """The protocol for `uvicorn.Config(http=…)`; `handlers` by path, and may change while it serves. Without httptools:
-    what uvicorn chooses itself."""
+    what uvicorn chooses itself. Connections above `max_connections`, sockets included, are answered with 503 and closed."""
     if HttpToolsProtocol is None:
         return "auto"
 
     class QuickProtocol(_QuickProtocol):
         quick_handlers = handlers
+        most_connections = max_connections
         known_heads: ClassVar[dict[bytes, _Head]] = {}
 
     return QuickProtocol
@@ -89,6 +93,7 @@ if HttpToolsProtocol is not None:
 
     class _QuickProtocol(HttpToolsProtocol):
         quick_handlers: Mapping[bytes, ModelHandler]
+        most_connections: int | None
         known_heads: ClassVar[dict[bytes, _Head]]
         _is_between = True
         """The parser has seen whole requests only."""
@@ -102,6 +107,11 @@ if HttpToolsProtocol is not None:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            most = self.most_connections
+            if most is not None and len(self.connections) > most:
+                transport.write(_TOO_MANY)
+                transport.close()
+                return
             self._expect_head()
 
         def data_received(self, data: bytes) -> None:

@@ -114,6 +114,9 @@ def problem_parts(error: BaseException) -> tuple[int, dict[str, str], bytes]:
     retry_after = problem.get("retry_after")
     if retry_after is not None:
         headers["Retry-After"] = str(max(math.ceil(retry_after), 1))
+    if problem["status"] == 401:  # RFC 6750, 3: what was wrong is said only to those who sent something
+        is_missing = problem["code"] == "unauthenticated"
+        headers["WWW-Authenticate"] = "Bearer" if is_missing else 'Bearer error="invalid_token"'
     return problem["status"], headers, to_json(problem)
 
 

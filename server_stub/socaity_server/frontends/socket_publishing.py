@@ -28,7 +28,8 @@ _PARAMETER = "result"
 class Publisher:
     """What a session has published, or is about to; `post` sends a message."""
 
-    def __init__(self, dataplane: DataPlane, post: Callable[[list[Any]], None]) -> None:
+    def __init__(self, dataplane: DataPlane, post: Callable[[list[Any]], None], *, owner: str = "") -> None:
+        self._owner = owner
         self._dataplane = dataplane
         self._post = post
         self._tasks: set[asyncio.Task[None]] = set()
@@ -69,9 +70,9 @@ class Publisher:
         if reference.path:
             word["path"] = list(reference.path)
         references = [(_PARAMETER, reference)]
-        await dataplane.upstream.check(references, "", calls)
+        await dataplane.upstream.check(references, self._owner, calls)
         resolved = await dataplane.upstream.resolve(
-            {_PARAMETER: word}, references, "", name="publish", calls=calls
+            {_PARAMETER: word}, references, self._owner, name="publish", calls=calls
         )
         value = resolved[_PARAMETER]
         if wire_size(value) <= LARGE:

@@ -11,6 +11,7 @@ import logging
 import re
 import time
 from collections import deque
+from collections.abc import Awaitable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +40,10 @@ from socaity.protocol.frames import (
 from socaity.protocol.link import Link
 from socaity.protocol.messagepack import MalformedError
 
+from ..direct import Cancellable
 from ..references import find_references
 from .call_results import CallResults
+from .socket_admission import Admission, GuardedCall
 from .socket_connection import Connection
 from .socket_messages import SHAPES, check, read_options, walk
 from .socket_publishing import Publisher, published_reference
@@ -65,8 +68,18 @@ _MOST_UNREAD = 256 * 1024
 class Session:
     """What one client has running, whether it is connected at the moment or not."""
 
-    def __init__(self, frontend: WebSocketFrontend, session_id: str) -> None:
+    def __init__(
+        self,
+        frontend: WebSocketFrontend,
+        session_id: str,
+        *,
+        admission: Admission | None = None,
+        owner: str = "",
+    ) -> None:
         self.id = session_id
+        self.owner = owner
+        self.admission = admission
+        """None where authentication is off."""
         self._frontend = frontend
         self._dataplane = frontend.dataplane
         self._loop = asyncio.get_running_loop()
@@ -85,7 +98,7 @@ class Session:
             explained=self._explained,
             has_room=lambda: self._link.backlog < _MOST_UNREAD,
         )
-        self._publisher = Publisher(self._dataplane, self._post)
+        self._publisher = Publisher(self._dataplane, self._post, owner=owner)
         self._control: deque[tuple[list[Any], Any]] = deque()
         self._control_task: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
@@ -168,6 +181,7 @@ class Session:
             self._watches.go_on()
         too_large = self._link.take_too_large() or len(data) > self._frontend.max_body
         dataplane, running, capture = self._dataplane, self._running, self._capture
+        admission, owner = self.admission, self.owner
         for message in messages:
             op = message[0]
             options, explains = _NO_OPTIONS, False
@@ -186,21 +200,21 @@ class Session:
                     check(message)
                 _, n, name, arguments = message
                 try:
-                    call = dataplane.call(
-                        dataplane.route(str(name)),
-                        arguments,
-                        partial(self._finish, n),
-                        capture=capture,
-                        **options,
-                    )
-                except ConfigurationError as exc:
-                    error = InvalidInputError(f"{exc} (SUBMIT, not CALL)", status=400, code="not_direct")
-                    self._post([ERROR, n, to_problem(error)])
-                except SocaityError as exc:
-                    self._post([ERROR, n, to_problem(exc)])
+                    call: Cancellable
+                    waiting = None if admission is None else admission.infer(str(name))
+                    if waiting is not None:
+                        call = self._begin_later(waiting, n, str(name), arguments, options)
+                    else:
+                        call = dataplane.call(
+                            dataplane.route(str(name)),
+                            arguments,
+                            partial(self._finish, n),
+                            capture=capture,
+                            owner=owner,
+                            **options,
+                        )
                 except Exception as exc:  # one call must not end the others
-                    logger.exception("a call failed")
-                    self._post([ERROR, n, to_problem(exc)])
+                    self._post([ERROR, n, to_problem(_refused(exc))])
                 else:
                     running[n] = call
                     if explains:
@@ -228,6 +242,31 @@ class Session:
                 self._do_later(message, calls)
             elif op != BUFFER:
                 raise MalformedError(f"unknown message {op}")
+
+    def _begin_later(
+        self,
+        waiting: Awaitable[None],
+        n: int,
+        name: str,
+        arguments: dict[str, Any],
+        options: dict[str, Any],
+    ) -> GuardedCall:
+        """A direct call for which the decision point is asked. What it refers to is noted now, for it may be forgotten then."""
+        references = find_references(arguments)
+        captured = self._capture(references) if references else ({}, None)
+        dataplane = self._dataplane
+
+        def begin() -> Any:
+            return dataplane.call(
+                dataplane.route(name),
+                arguments,
+                partial(self._finish, n),
+                capture=lambda _: captured,
+                owner=self.owner,
+                **options,
+            )
+
+        return GuardedCall(waiting, begin, lambda exc: self._finish(n, None, _refused(exc)))
 
     def _finish(self, n: int, result: Any, error: BaseException | None) -> None:
         call = self._running.pop(n, None)
@@ -324,23 +363,35 @@ class Session:
 
     async def _do(self, message: list[Any], calls: Any) -> None:
         op, n = message[0], message[1]
-        dataplane = self._dataplane
+        dataplane, admission, owner = self._dataplane, self.admission, self.owner
         if op == SUBMIT:
             _, _, name, arguments, job_id = message
             if not _JOB_ID.fullmatch(job_id):
                 raise InvalidInputError("a job id has 32 hexadecimal digits", status=400, code="malformed")
-            record = await dataplane.submit(dataplane.route(name), arguments, key=job_id, calls=calls)
+            if admission is not None:
+                await _permitted(admission.infer(name))
+            record = await dataplane.submit(
+                dataplane.route(name), arguments, key=job_id, calls=calls, owner=owner
+            )
             self._watches.add(n, record.id, 0)
         elif op == WATCH:
             _, _, job_id, after = message
-            record = await dataplane.get(job_id)
+            if admission is not None:
+                await _permitted(admission.read_job(job_id))
+            record = await dataplane.get(job_id, owner)
             self._watches.add(n, job_id, after, has_ended=record.status.is_terminal)
         elif op == PUBLISH:
+            if admission is not None and isinstance(message[2], str):
+                await _permitted(admission.read_job(message[2]))
             self._publisher.start(message, calls)
         elif op == CANCEL:
-            await dataplane.cancel(message[2])
+            if admission is not None:
+                await _permitted(admission.cancel_job(message[2]))
+            await dataplane.cancel(message[2], owner)
             self._post([RESULT, n, True])
         else:
+            if admission is not None:
+                await _permitted(admission.describe())
             await dataplane.settled()
             self._post([RESULT, n, dataplane.describe().model_dump(mode="json", exclude_none=True)])
 
@@ -362,6 +413,20 @@ class Session:
         problem = to_problem(JobFailed(f"the result cannot be sent: {error}", code="result_not_serialisable"))
         self._watches.drop(n)
         self._post([ERROR, n, problem])
+
+
+async def _permitted(waiting: Awaitable[None] | None) -> None:
+    if waiting is not None:
+        await waiting
+
+
+def _refused(error: BaseException) -> BaseException:
+    """What a client is told of a call that did not begin."""
+    if isinstance(error, ConfigurationError):
+        return InvalidInputError(f"{error} (SUBMIT, not CALL)", status=400, code="not_direct")
+    if not isinstance(error, SocaityError):
+        logger.error("a call failed", exc_info=error)
+    return error
 
 
 def _as_failed(error: BaseException) -> JobFailed:

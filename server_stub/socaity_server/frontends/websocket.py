@@ -16,7 +16,9 @@ from socaity.protocol.link import Link
 from socaity.protocol.messagepack import MalformedError
 
 from .call_results import HeldBytes
+from .gate import context_of
 from .origin import is_cross_origin
+from .socket_admission import Admission
 from .socket_connection import Connection, Receive, Scope, Send, receive_frame
 from .socket_session import Session
 
@@ -56,7 +58,7 @@ class WebSocketFrontend:
         writer = asyncio.create_task(connection.write_frames())
         try:
             async with asyncio.timeout(HELLO_DEADLINE):
-                session = self._welcome(await receive_frame(receive), connection)
+                session = self._welcome(await receive_frame(receive), connection, scope)
             while session is not None and (data := await receive_frame(receive)) is not None:
                 session.take(data)
             if session is not None and session.is_idle:
@@ -75,7 +77,7 @@ class WebSocketFrontend:
             if session is not None:
                 session.disconnect(connection)
 
-    def _welcome(self, data: bytes | None, connection: Connection) -> Session | None:
+    def _welcome(self, data: bytes | None, connection: Connection, scope: Scope) -> Session | None:
         """Find or make the session of a hello. Raises MalformedError."""
         if data is None:
             return None
@@ -88,12 +90,20 @@ class WebSocketFrontend:
         received = wanted.get("received")
         if type(received) is not int:
             raise MalformedError("a hello says which frame was received last")
+        owner = str(scope.get("socaity.owner", ""))
         session = self.sessions.get(str(wanted.get("session")))
+        if session is not None and session.owner != owner:
+            session = None  # it is somebody else's
         resumed = session is not None
         if session is None:
             self._make_room()
-            session = Session(self, secrets.token_urlsafe(18))
+            session = Session(self, secrets.token_urlsafe(18), owner=owner)
             self.sessions[session.id] = session
+        guard = self.dataplane.guard
+        if guard is not None:  # also of a session that goes on: its client may have a new token
+            session.admission = Admission(
+                guard, scope["socaity.principal"], context_of(scope), self.dataplane.routes
+            )
         max_frame = wanted.get("max_frame")
         session.results.holds = wanted.get("holds") is True
         session.connect(connection, resumed, received if resumed else 0)

@@ -1,0 +1,161 @@
+"""How many connections, who a proxy says that a client is, and what is said of a server that everybody reaches."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from socaity_server import Auth, SocaityRouter
+from socaity_server.address import is_loopback
+from tests.e2e.servers import ServerProcess
+from tests.server.auth.peers import Peer
+from tests.server.conftest import serve
+
+DEADLINE = 20
+KEY = "a-key-of-the-tests-0001"
+
+
+def opened(url: str) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=DEADLINE)
+
+
+def ask(connection: socket.socket) -> bytes:
+    connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    return connection.recv(4096).partition(b"\r\n")[0]
+
+
+def test_connections_above_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOCAITY_MAX_CONNECTIONS", "3")
+    with serve(SocaityRouter(grace=1.0)) as url, ExitStack() as stack:
+        taken = [stack.enter_context(opened(url)) for _ in range(3)]
+        for connection in taken:
+            assert ask(connection) == b"HTTP/1.1 200 OK"
+        with opened(url) as late:
+            answer = late.makefile("rb").read()  # to the end: it is closed
+            assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n")
+        for connection in taken:  # the others go on
+            assert ask(connection) == b"HTTP/1.1 200 OK"
+        taken[0].shutdown(socket.SHUT_RDWR)
+        answer = b""
+        while not answer.startswith(b"HTTP/1.1 200"):  # as soon as the server has seen that one has gone
+            with opened(url) as next_one:
+                try:
+                    answer = ask(next_one)
+                except ConnectionError:
+                    continue
+
+
+def test_large_head_is_refused_with_authentication() -> None:
+    with serve(SocaityRouter(auth=Auth(api_keys={"p": KEY}), grace=1.0)) as url, opened(url) as connection:
+        connection.sendall(b"GET /jobs HTTP/1.1\r\nAuthorization: Bearer ")
+        try:
+            while True:
+                connection.sendall(b"x" * 16_384)
+        except ConnectionError:
+            pass
+
+
+def test_large_token_is_refused() -> None:
+    with serve(SocaityRouter(auth=Auth(api_keys={"p": KEY}), grace=1.0)) as url:
+        answer = httpx.get(f"{url}/jobs", headers={"Authorization": f"Bearer {'x' * 20_000}"})
+        assert answer.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("trusted", "seen"), [(None, "127.0.0.1"), ("10.9.9.9", "127.0.0.1"), ("127.0.0.1", "203.0.113.7")]
+)
+def test_only_known_proxies_say_who_a_client_is(
+    trusted: str | None, seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if trusted is None:
+        monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
+    else:
+        monkeypatch.setenv("FORWARDED_ALLOW_IPS", trusted)
+    with Peer(lambda _: {"result": True}) as agent:
+        auth = Auth(api_keys={"p": KEY}, opa_url=agent.url, policy_timeout=DEADLINE)
+        with serve(SocaityRouter(auth=auth, grace=1.0)) as url:
+            headers = {"Authorization": f"Bearer {KEY}", "X-Forwarded-For": "203.0.113.7"}
+            assert httpx.get(f"{url}/jobs", headers=headers).status_code == 200
+        assert json.loads(agent.bodies[0])["input"]["ip"] == seen
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost", "a.localhost"])
+def test_loopback(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.com", "localhost.example.com", "*"])
+def test_no_loopback(host: str) -> None:
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("host", "environment", "warns"),
+    [
+        ("0.0.0.0", {}, True),
+        ("127.0.0.1", {}, False),
+        ("0.0.0.0", {"AUTH_ENABLED": "on", "SOCAITY_API_KEYS": f"p:{KEY}"}, False),
+    ],
+)
+def test_open_server_is_warned_of(host: str, environment: dict[str, str], warns: bool) -> None:
+    server = subprocess.Popen(
+        [sys.executable, "-m", "socaity.cli", "serve", "small_service:router", "--host", host, "--port", "0"],
+        cwd=Path(__file__).parent,
+        env={**os.environ, **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stderr is not None
+        said = ""
+        for line in server.stderr:
+            said += line
+            if re.search(r"Serving .* at http://", line):
+                break
+        expected = f"everybody who reaches {host} can use this service: authentication is off (AUTH_ENABLED"
+        assert (expected in said) is warns
+        assert KEY not in said
+    finally:
+        server.kill()
+        server.communicate(timeout=DEADLINE)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"AUTH_ENABLED": "true"}, "AUTH_SECRET is empty. Set AUTH_SECRET"),
+        ({"AUTH_ENABLED": "ja"}, "AUTH_ENABLED is on (true, 1, yes, on) or off"),
+        ({"AUTH_ENABLED": "1", "AUTH_SECRET": "s" * 32, "AUTH_ALGORITHM": "none"}, "not 'none'"),
+    ],
+)
+def test_command_says_what_is_wrong_in_one_line(environment: dict[str, str], message: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "socaity.cli", "serve", "small_service:router", "--port", "0"],
+        cwd=Path(__file__).parent,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("socaity serve: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "s" * 32 not in done.stderr
+
+
+def test_server_process_with_keys_serves() -> None:
+    environment = {"AUTH_ENABLED": "yes", "SOCAITY_API_KEYS": f"program:{KEY}"}
+    with ServerProcess("small_service:router", env=environment) as server:
+        assert httpx.get(f"{server.url}/jobs").status_code == 401
+        answer = httpx.get(f"{server.url}/jobs", headers={"Authorization": f"Bearer {KEY}"})
+        assert answer.status_code == 200

@@ -1,0 +1,8 @@
+"""The server is asyncio only."""
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
