@@ -19,7 +19,7 @@ from .runtimes.specs import nearest
 __all__ = ["parse_model_config", "read_model_config"]
 
 _DTYPES = (
-    *("bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64"),
+    *("bool", "bfloat16", "float16", "float32", "float64", "int8", "int16", "int32", "int64"),
     *("uint8", "uint16", "uint32", "uint64", "object"),
 )
 _DTYPE_ALIASES = {"float": "float64", "integer": "int64", "int": "int64", "str": "object", "string": "object"}

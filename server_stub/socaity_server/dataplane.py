@@ -9,9 +9,9 @@ import re
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import copy_context
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from socaity.exceptions import ConfigurationError, InvalidInputError, NotFoundError, ServerError
 from socaity.protocol.description import ServiceDescription
@@ -33,6 +33,9 @@ from .running import Run, Slots
 from .statistics import ModelStatistics
 from .upstream import Calls, Upstream
 
+if TYPE_CHECKING:
+    from .auth.guard import Guard
+
 __all__ = ["Capture", "DataPlane"]
 
 References: TypeAlias = Sequence[tuple[str, Reference]]
@@ -42,6 +45,8 @@ Capture: TypeAlias = Callable[[References], tuple[Calls, Awaitable[Any] | None]]
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 _LAST_WORDS = 0.05
 """Seconds for the answers to those whose calls were not run."""
+_CHUNKS_AHEAD = 64
+"""What a generator may have yielded and nobody has taken yet."""
 _LAST_SECONDS = 1.0
 """What each step of closing gets when the grace is over."""
 
@@ -77,6 +82,8 @@ class DataPlane:
         """The origins of other services from which results are fetched; nothing else ever is."""
         self.max_fetch = 2**30
         self.fetch_timeout = 60.0
+        self.guard: Guard | None = None
+        """Whom front ends ask who a caller is, and what they may do; None where authentication is off."""
         self.public_url: str | None = None
         """Where other services reach this one, if not where its clients do."""
         self.routes: dict[str, Route] = {}
@@ -176,6 +183,8 @@ class DataPlane:
         if isinstance(self.blobs, DirectoryBlobStore):
             self.blobs.close()
         await self.publishing.close()
+        if self.guard is not None:
+            await self.guard.aclose()
         self._loop = None
 
     async def settled(self, timeout: float = 60.0) -> None:
@@ -422,6 +431,7 @@ class DataPlane:
         timeout: float | None = None,
         priority: int = 0,
         capture: Capture | None = None,
+        owner: str = "",
     ) -> Cancellable:
         """Call a batched route: `on_done(result, None)` or `on_done(None, error)` comes later on the loop, never from here.
 
@@ -445,7 +455,15 @@ class DataPlane:
         calls, ready = (None, None) if capture is None else capture(references)
         later = _LaterCall()
         work = self._call_referring(
-            route, arguments, references, later, timeout=timeout, priority=priority, calls=calls, ready=ready
+            route,
+            arguments,
+            references,
+            later,
+            timeout=timeout,
+            priority=priority,
+            calls=calls,
+            ready=ready,
+            owner=owner,
         )
         self._call_later(later, work, on_done)
         return later
@@ -476,6 +494,44 @@ class DataPlane:
         result = await run.result()
         return chunks if route.streaming else result
 
+    async def chunks(self, route: Route, arguments: Mapping[str, Any]) -> AsyncGenerator[Any, None]:
+        """Run a generator without a job and give what it yields, one by one. Closing the iterator ends the work.
+
+        It is not run far ahead of whoever iterates.
+        """
+        self._check_open()
+        ready: asyncio.Queue[Any] = asyncio.Queue(_CHUNKS_AHEAD)
+        end = object()
+
+        async def emit(kind: EventKind, data: Any) -> bool:
+            if kind == "chunk":
+                await ready.put(data)
+            return True
+
+        async def run() -> None:
+            try:
+                await work.result()
+            finally:
+                await ready.put(end)
+
+        values = route.validate(arguments)
+        work = Run(route, values, slots=self._slots[route.name], emit=emit, context=copy_context())
+        task = asyncio.get_running_loop().create_task(run())
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+        try:
+            while (chunk := await ready.get()) is not end:
+                yield chunk
+            await task
+        finally:
+            if not task.done():
+                task.cancel()
+                while not ready.empty():  # room for the end
+                    ready.get_nowait()
+                await asyncio.wait([task])
+                if not task.cancelled():
+                    task.exception()
+
     # Inside
 
     def _call_later(self, later: _LaterCall, work: Coroutine[Any, Any, Any], on_done: OnDone) -> None:
@@ -505,6 +561,7 @@ class DataPlane:
         priority: int,
         calls: Calls | None,
         ready: Awaitable[Any] | None,
+        owner: str,
     ) -> Any:
         """A direct call, as soon as what its arguments refer to is there, within its time."""
         arrived = time.monotonic()
@@ -512,9 +569,9 @@ class DataPlane:
             async with asyncio.timeout(timeout):
                 if ready is not None:
                     await ready
-                await self.upstream.check(references, "", calls)
+                await self.upstream.check(references, owner, calls)
                 resolved = await self.upstream.resolve(
-                    arguments, references, "", name=route.name, calls=calls
+                    arguments, references, owner, name=route.name, calls=calls
                 )
         except TimeoutError:
             raise expired(route.name) from None

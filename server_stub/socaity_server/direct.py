@@ -27,6 +27,7 @@ from .breaker import CircuitBreaker
 from .loading import LoadedModel
 from .route import Route
 from .running import failure
+from .runtimes.base import numpy_dtype
 from .statistics import ModelStatistics
 from .tensors import Arrays
 from .values import to_plain
@@ -112,12 +113,44 @@ class DirectRoute:
         """
         breaker = self.breaker
         if breaker is not None and not breaker.is_closed:
-            return self._probe(breaker, arguments, on_done, deadline, priority)
+            return self._probe(
+                breaker, lambda done: self._submit(arguments, done, deadline, math.inf, priority), on_done
+            )
         try:
             return self._submit(arguments, on_done, deadline, max_wait, priority)
         except InvalidInputError:
             self.statistics.failures["invalid"] += 1
             raise
+
+    def call_arrays(
+        self,
+        inputs: Arrays,
+        rows: int,
+        on_done: OnDone,
+        *,
+        deadline: float = math.inf,
+        max_wait: float = math.inf,
+        priority: int = 0,
+    ) -> Cancellable:
+        """As `call`, with inputs that are known to fit and have a batch axis of `rows` rows; the result has the outputs as
+        arrays by name, with theirs."""
+
+        def submit(done: OnDone, max_wait: float = math.inf) -> Cancellable:
+            return self.batcher.submit(
+                inputs,
+                rows,
+                done,
+                self._key,
+                deadline=deadline,
+                max_wait=max_wait,
+                priority=priority,
+                as_arrays=True,
+            )
+
+        breaker = self.breaker
+        if breaker is not None and not breaker.is_closed:
+            return self._probe(breaker, submit, on_done)
+        return submit(on_done, max_wait)
 
     def _submit(
         self, arguments: Mapping[str, Any], on_done: OnDone, deadline: float, max_wait: float, priority: int
@@ -137,10 +170,8 @@ class DirectRoute:
     def _probe(
         self,
         breaker: CircuitBreaker,
-        arguments: Mapping[str, Any],
+        submit: Callable[[OnDone], Cancellable],
         on_done: OnDone,
-        deadline: float,
-        priority: int,
     ) -> Cancellable:
         """The one call that a breaker lets through, or ServerError. One that says nothing about the model gives way to the
         next."""
@@ -154,7 +185,7 @@ class DirectRoute:
             on_done(result, error)
 
         try:
-            return _Probe(breaker, self._submit(arguments, done, deadline, math.inf, priority))
+            return _Probe(breaker, submit(done))
         except SocaityError as exc:
             breaker.abandon()
             if isinstance(exc, InvalidInputError):
@@ -203,7 +234,7 @@ class DirectRoute:
                 runtime.run,
                 stacks,
                 is_checked=not config.allow_nan,
-                dtypes={spec.name: np.dtype(spec.dtype) for spec in config.outputs if spec.dtype},
+                dtypes={spec.name: numpy_dtype(spec.dtype) for spec in config.outputs if spec.dtype},
             ),
             max_batch_size=most,
             rush_batch_size=max(rush, most) if stacks else 1,

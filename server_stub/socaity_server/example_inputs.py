@@ -13,7 +13,7 @@ import numpy as np
 
 from socaity.exceptions import ConfigurationError
 
-from .runtimes.base import Runtime, TensorSpec
+from .runtimes.base import Runtime, TensorSpec, numpy_dtype
 
 __all__ = ["Arrays", "ExampleInputs", "find_example_file"]
 
@@ -136,7 +136,7 @@ def _made_up(spec: TensorSpec, rows: int | None) -> np.ndarray[Any, Any]:
     shape = [free if size is None else size for size in spec.shape or ()]
     if rows is not None and shape:
         shape[0] = rows
-    dtype = np.dtype(spec.dtype or "float32")
+    dtype = numpy_dtype(spec.dtype or "float32")
     if dtype.kind == "O":
         texts = [_text(number) for number in range(math.prod(shape))]
         return np.array(texts, object).reshape(shape)

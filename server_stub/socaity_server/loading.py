@@ -18,7 +18,7 @@ from socaity.exceptions import ConfigurationError
 from .example_inputs import Arrays, ExampleInputs
 from .model_config import ModelConfig
 from .profile import Profile, ProfileCache, batch_dependence, tune
-from .runtimes.base import Runtime, RuntimeOptions
+from .runtimes.base import Runtime, RuntimeOptions, TensorSpec
 from .runtimes.registry import backend_of, engine_of, load_runtime
 from .settings import ModelSettings
 
@@ -49,6 +49,8 @@ class LoadedModel:
     profile: Profile | None = None
     warnings: tuple[str, ...] = ()
     content_hash: str = ""
+    seen_outputs: tuple[TensorSpec, ...] = ()
+    """What the first run gave, where the runtime does not know its outputs before."""
 
     @classmethod
     def of_runtime(cls, runtime: Runtime, name: str, config: ModelConfig | None = None) -> LoadedModel:
@@ -170,6 +172,7 @@ def load_model(
         profile=_within(profile, runtime.max_rows),
         warnings=(*runtime.warnings, *notes),
         content_hash=content_hash,
+        seen_outputs=() if runtime.outputs else looks[0].outputs,
     )
 
 
@@ -230,6 +233,7 @@ class _Look:
 
     can_run: bool
     notes: tuple[str, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
 
 
 def _warm_up(runtime: Runtime, config: ModelConfig, examples: ExampleInputs) -> _Look:
@@ -252,14 +256,33 @@ def _warm_up(runtime: Runtime, config: ModelConfig, examples: ExampleInputs) -> 
             raise ConfigurationError(f"The model refuses the rows of {examples.file}: {text}") from exc
         return _Look(False, (f"It was not warmed up, as it refuses made up inputs ({text}). {_HINT}",))
     if not runtime.batched or all(array.ndim and len(array) == rows for array in outputs.values()):
-        return _Look(True)
+        return _Look(True, outputs=_specs_of(outputs, runtime))
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
     if config.batched:
         raise ConfigurationError(
             f"The model cannot be batched: {rows} rows gave {shapes}. Remove `enabled: true`, or return a row for each row."
         )
     runtime.batched = False
-    return _Look(True, (f"Its calls are not put together: {rows} rows gave {shapes}.",))
+    return _Look(
+        True, (f"Its calls are not put together: {rows} rows gave {shapes}.",), _specs_of(outputs, runtime)
+    )
+
+
+def _specs_of(outputs: Arrays, runtime: Runtime) -> tuple[TensorSpec, ...]:
+    """What outputs look like, as far as one run shows it: lengths may change with those of the inputs that are free."""
+    free = slice(1, None) if runtime.batched else slice(None)
+    is_fixed = all(spec.shape is not None and None not in spec.shape[free] for spec in runtime.inputs)
+    return tuple(
+        TensorSpec(
+            name,
+            "object" if array.dtype.kind in "OUS" else array.dtype.name,
+            tuple(
+                size if is_fixed and (axis or not runtime.batched) else None
+                for axis, size in enumerate(array.shape)
+            ),
+        )
+        for name, array in outputs.items()
+    )
 
 
 def _dependence(runtime: Runtime, profile: Profile, examples: ExampleInputs) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ class ModelSettings:
     where it had them; times in seconds.
 
     `rate_limit` requests per `rate_period` and client address are answered (None: any number); `max_concurrent` requests
-    at once. `cache` is where profiles of models are kept.
+    at once. `cache` is where profiles of models are kept. With `control` clients may load and unload models.
     """
 
     directory: str | None
@@ -81,12 +81,13 @@ class ModelSettings:
     breaker_recovery: float | None
     allow_pickle: bool
     cache: str | None
+    control: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class GRPCSettings:
     """Where gRPC is served, and its limits: bytes of a message (None: any number), calls at once on one connection
-    (`max_streams`), and those that infer on all of them (`max_calls`). `compression` is that of answers: none, gzip or deflate."""
+    (`max_streams`), and those that infer on all of them (`max_calls`). `compression` of answers: none, gzip or deflate."""
 
     host: str
     port: int
@@ -233,6 +234,8 @@ def read_model_settings(environ: Mapping[str, str] | None = None) -> ModelSettin
         breaker_recovery=_seconds(env, "CIRCUIT_BREAKER_RECOVERY_TIMEOUT", None),
         allow_pickle=_flag(env, "SOCAITY_ALLOW_PICKLE"),
         cache=_text_or_none(default_cache_directory(env)),
+        control=not env.get("SOCAITY_MODEL_CONTROL", "").strip()
+        or _strict_flag(env, "SOCAITY_MODEL_CONTROL"),
     )
 
 

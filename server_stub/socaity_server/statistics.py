@@ -55,8 +55,11 @@ class ModelStatistics:
     __slots__ = (
         "batch_rows",
         "batches",
+        "by_size",
         "compute_seconds",
+        "failed_seconds",
         "failures",
+        "last_batch_at",
         "latency",
         "queue_seconds",
         "rows",
@@ -74,4 +77,18 @@ class ModelStatistics:
         """Of all batches together."""
         self.latency = Histogram(LATENCY_BOUNDS)
         """From the arrival of a call in the batcher to its outcome, failures included."""
+        self.failed_seconds = 0.0
+        """What of `latency` failures took."""
         self.batch_rows = Histogram(SIZE_BOUNDS)
+        self.by_size: dict[int, list[float]] = {}
+        """How many batches of so many rows succeeded, and the seconds that they ran."""
+        self.last_batch_at: float | None = None
+        """When the last batch ended, in seconds since the epoch."""
+
+    def ran(self, rows: int, seconds: float) -> None:
+        """A batch has succeeded, or the half of one that was run again."""
+        entry = self.by_size.get(rows)
+        if entry is None:
+            entry = self.by_size[rows] = [0, 0.0]
+        entry[0] += 1
+        entry[1] += seconds

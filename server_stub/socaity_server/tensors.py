@@ -14,6 +14,7 @@ from socaity.exceptions import InvalidInputError
 from socaity.protocol.description import TensorDescription
 
 from .parameters import shown
+from .runtimes.base import numpy_dtype
 
 __all__ = ["Prepared", "Rows", "TensorInput", "TensorInputs"]
 
@@ -71,7 +72,8 @@ class TensorInputs:
     def describe(self, name: str) -> TensorDescription:
         item = self.inputs[name]
         return TensorDescription(
-            dtype=item.dtype, shape=None if item.item_shape is None else list(item.item_shape)
+            dtype=None if item.dtype is None else numpy_dtype(item.dtype).name,
+            shape=None if item.item_shape is None else list(item.item_shape)
         )
 
     def _prepare(self, arguments: Mapping[str, Any]) -> Prepared:
@@ -124,7 +126,8 @@ def _fast_prepare(
 ) -> Callable[[Mapping[str, Any]], Prepared]:
     """For one input of a known shape: an array that fits is recognised with a few comparisons."""
     name, shape = item.name, item.item_shape
-    dtype = np.dtype(item.dtype)
+    assert item.dtype is not None
+    dtype = numpy_dtype(item.dtype)
     rank = len(shape or ())
     ndarray = np.ndarray
     rows_of = _rows_reader(dtype, shape)
@@ -174,7 +177,7 @@ def _rows_reader(dtype: np.dtype[Any], shape: tuple[int | None, ...] | None) -> 
 
 def _taker(item: TensorInput, has_batch_axis: bool, *, stacks_unknown: bool = False) -> _Taker:
     name, shape = item.name, item.item_shape
-    dtype = None if item.dtype is None else np.dtype(item.dtype)
+    dtype = None if item.dtype is None else numpy_dtype(item.dtype)
     rank = None if shape is None else len(shape)
     fixed = [] if shape is None else [(axis, size) for axis, size in enumerate(shape) if size is not None]
 

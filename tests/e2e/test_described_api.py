@@ -7,6 +7,7 @@ import re
 import subprocess
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -29,13 +30,14 @@ def server() -> Iterator[ServerProcess]:
     process.kill()
 
 
-def test_no_call_is_answered_with_a_server_error(server: ServerProcess) -> None:
+def test_no_call_is_answered_with_a_server_error(server: ServerProcess, tmp_path: Path) -> None:
     program = python_of("schemathesis").with_name("st")
     run = subprocess.run(
         [
             *(str(program), "run", f"{server.url}/openapi.json", "--checks", "not_a_server_error"),
             *("--max-examples", str(EXAMPLES), "--request-timeout", "10", "--seed", "7", "--no-color"),
         ],
+        cwd=tmp_path,  # where it keeps what it has found
         capture_output=True,
         text=True,
         timeout=SECONDS,

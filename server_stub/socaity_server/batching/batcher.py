@@ -37,6 +37,7 @@ from .refusals import (
 )
 from .ticket import (
     Arrays,
+    ArraysTicket,
     BatchRun,
     OnDone,
     Part,
@@ -186,12 +187,14 @@ class Batcher:
         max_wait: float = math.inf,
         priority: int = 0,
         single: bool = False,
+        as_arrays: bool = False,
     ) -> Ticket:
         """Ask for the outputs of `inputs`, whose first axes all have `rows` rows.
 
         `on_done(outputs, None)` or `on_done(None, error)` is called later on the loop thread, never from here. The
         outputs are views of the batch's, in the form that `present` gives them, which is told whether they are of a
-        `single` item. `key`, where the caller knows it, spares looking at the inputs: calls of one
+        `single` item; with `as_arrays` they are arrays by name, all with a batch axis. `key`, where the caller knows it,
+        spares looking at the inputs: calls of one
         key have the same names, dtypes and shapes apart from the rows. More than a batch of rows runs in pieces and
         comes back as one.
 
@@ -240,10 +243,11 @@ class Batcher:
                 priority,
                 size,
                 room=waiting,
-                present=self._present,
+                present=slices if as_arrays else self._present,
             )
         else:
-            ticket = Ticket(self, key, inputs, rows, on_done, now, deadline, priority, size, single)
+            kind = ArraysTicket if as_arrays else Ticket
+            ticket = kind(self, key, inputs, rows, on_done, now, deadline, priority, size, single)
             waiting.add(ticket)
         is_urgent = deadline < self._sweep_at  # a pause may have been meant for calls with more time
         if is_urgent:
@@ -471,6 +475,10 @@ class Batcher:
         statistics.rows += rows
         statistics.compute_seconds += seconds
         statistics.batch_rows.observe(rows)
+        statistics.last_batch_at = time.time()
+        for part in parts:
+            if part.error is None:
+                statistics.ran(part.rows, part.run.ended - part.run.started)
         if self._on_batch is not None and not was_given_up:  # which it was told then
             self._on_batch(succeeded, failed, seconds, usual)
 

@@ -58,7 +58,7 @@ class Outcomes:
                     answer, fault = None, error
                     if error is None:
                         try:
-                            if give is not None and type(ticket) is not Piece:
+                            if give is not None and type(ticket) is Ticket:
                                 answer = give(start, end, ticket.single)
                             else:
                                 answer = self._cut(outputs or {}, ticket, start, end)
@@ -72,17 +72,21 @@ class Outcomes:
             statistics.queue_seconds += queued
 
     def _cut(self, outputs: Arrays, ticket: Ticket, start: int, end: int) -> Any:
-        """The answer of a piece, or of a call that was filled up."""
+        """The answer of a piece, of a call that was filled up, or of one that wants arrays."""
         rows = slices(outputs)(start, end, False)
         if self._padding is not None:
             rows = {name: self._padding.cut(name, array, ticket) for name, array in rows.items()}
-        return rows if type(ticket) is Piece else self._present(rows)(0, ticket.rows, ticket.single)
+        if type(ticket) is not Ticket:
+            return rows
+        return self._present(rows)(0, ticket.rows, ticket.single)
 
     def count(self, ticket: Ticket, error: BaseException | None, now: float | None = None) -> None:
         """A call has its outcome."""
         statistics = self.statistics
-        statistics.latency.observe((time.monotonic() if now is None else now) - ticket.arrived)
+        took = (time.monotonic() if now is None else now) - ticket.arrived
+        statistics.latency.observe(took)
         if error is None:
             statistics.succeeded += 1
         else:
             statistics.failures[reason(error)] += 1
+            statistics.failed_seconds += took

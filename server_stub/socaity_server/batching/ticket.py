@@ -15,6 +15,7 @@ from .policy import Entry, WaitingRoom, row_slices
 
 __all__ = [
     "Arrays",
+    "ArraysTicket",
     "BatchRun",
     "OnDone",
     "Owner",
@@ -122,6 +123,12 @@ class Ticket(Entry):
         if self.waiting:
             self._owner.discard(self)
             self.inputs = _NO_ARRAYS
+
+
+class ArraysTicket(Ticket):
+    """A call that wants its outputs as arrays by name with a batch axis, whatever form others get them in."""
+
+    __slots__ = ()
 
 
 class Piece(Ticket):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -19,10 +19,12 @@ from socaity.exceptions import APIError, AuthenticationError, InvalidInputError,
 from socaity.protocol.description import PROTOCOL, ServiceDescription
 from socaity.protocol.events import JobStatus
 
+from ..auth.principal import EXEMPT
 from ..dataplane import DataPlane
 from ..latency_log import LatencyLog
 from ..listing import available_models, health, listing_page
 from ..metrics import scrape
+from ..openinference.service import OpenInference
 from ..route import Route, suggestion
 from ..settings import ModelSettings
 from ..tracing import CallTracer, RequestTracer
@@ -31,8 +33,13 @@ from .blobs import BlobRoutes
 from .bodies import read_arguments
 from .dashboard import PROTOCOL as LIVE
 from .dashboard import LiveFrontend, dashboard_page
+from .gate import Gate, refusal_of_socket
 from .limits import Limits
-from .origin import is_cross_origin
+from .login import Login
+from .openinference.rest import PREFIX as OPEN_INFERENCE
+from .openinference.rest import RestFrontend, send_error
+from .openinference.rest_openapi import open_inference_paths
+from .origin import AllowedOrigins, is_cross_origin
 from .preferences import Preferences, seconds
 from .responses import EventStream, error_of, job_document, job_response, problem_response, value_response
 from .websocket import WebSocketFrontend
@@ -66,6 +73,7 @@ class SocaityApp(FastAPI):
         max_body: int,
         max_blob: int,
         grace: float = 10.0,
+        cors_origins: Collection[str] = (),
     ) -> None:
         super().__init__(
             title=dataplane.title,
@@ -84,8 +92,17 @@ class SocaityApp(FastAPI):
         """Are told of every request to a model."""
         self.limits = Limits.of(settings)
         """What every request has to pass first."""
+        self.origins = AllowedOrigins(cors_origins) if cors_origins else None
+        """The pages of other origins that may call."""
+        self._endpoints: dict[str, Route] = {}
+        guard = dataplane.guard
+        self.gate = None if guard is None else Gate(guard, self._endpoints, dataplane.routes)
+        """What every request has to pass that is not exempt; None where authentication is off."""
         self._serves_models = False
         self._hot: dict[str, lite.ModelHandler] = {}
+        self.open_inference = OpenInference(dataplane, may_load=settings.control)
+        """What the front ends of the Open Inference Protocol serve."""
+        self._open_inference = RestFrontend(self.open_inference, max_body=max_body)
         self._socket = WebSocketFrontend(dataplane, max_body=max_body)
         self._live_view = LiveFrontend(dataplane)
         self.add_exception_handler(SocaityError, _on_error)
@@ -96,12 +113,20 @@ class SocaityApp(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         limits = self.limits
+        if self.origins is not None and scope["type"] in ("http", "websocket"):
+            scope["socaity.origins"] = self.origins.origins
+            if scope["type"] == "http":
+                preflight = self.origins.preflight(scope)
+                if preflight is not None:
+                    await preflight(scope, receive, send)
+                    return
+                send = self.origins.sender(scope, send)
         if limits is None or scope["type"] != "http":
             await self._answer(scope, receive, send)
             return
         refusal = limits.enter(scope)
         if refusal is not None:
-            await problem_response(refusal)(scope, receive, send)
+            await _refuse(refusal, scope, receive, send)
             return
         try:
             await self._answer(scope, receive, send)
@@ -114,15 +139,35 @@ class SocaityApp(FastAPI):
             if not self.dataplane.is_ready:
                 await self._start(scope)
             if scope["method"] not in _SAFE_METHODS and is_cross_origin(scope):
-                await problem_response(_cross_origin())(scope, receive, send)
+                await _refuse(_cross_origin(), scope, receive, send)
                 return
-            hot = self._hot.get(scope["path"])
-            if hot is not None and scope["method"] == "POST" and not self.user_middleware:
-                await hot(scope, receive, send)
+            if self.gate is not None:
+                refusal = await self.gate.enter(scope)
+                if refusal is not None:
+                    await refusal(scope, receive, send)
+                    return
+            if not self.user_middleware:
+                hot = self._hot.get(scope["path"])
+                if hot is not None and scope["method"] == "POST":
+                    await hot(scope, receive, send)
+                    return
+                if _is_open_inference(scope):
+                    await self._open_inference(scope, receive, send)
+                    return
+        elif kind == "websocket":
+            is_ours = scope["path"] == "/ws"
+            is_live = is_ours and LIVE in scope.get("subprotocols", ())
+            if self.gate is not None:
+                refusal = await self.gate.enter_socket(scope, is_live=is_live, is_ours=is_ours)
+                if refusal is not None:
+                    await receive()  # websocket.connect
+                    for message in refusal_of_socket(scope, refusal):
+                        await send(message)
+                    return
+            if not is_ours:
+                await super().__call__(scope, receive, send)
                 return
-        elif kind == "websocket" and scope["path"] == "/ws":
             await self._start(scope)
-            is_live = LIVE in scope.get("subprotocols", ())
             await (self._live_view if is_live else self._socket)(scope, receive, send)
             return
         await super().__call__(scope, receive, send)
@@ -134,10 +179,12 @@ class SocaityApp(FastAPI):
 
     def serve(self, route: Route) -> None:
         """Answer for a route of the data plane."""
+        self._endpoints[route.path] = route
         if lite.is_model(route):
             self._hot[route.path] = lite.ModelHandler(
                 self.dataplane, route, self.max_body, observers=self.observers
             )
+            self._endpoints[f"/predict_batched/{route.name}"] = route
             self._hot[f"/predict_batched/{route.name}"] = lite.ModelHandler(
                 self.dataplane, route, self.max_body, single=True, observers=self.observers
             )
@@ -169,8 +216,9 @@ class SocaityApp(FastAPI):
 
     def withdraw(self, path: str, name: str) -> None:
         """Answer no longer for the model that was served there."""
-        self._hot.pop(path, None)
-        self._hot.pop(f"/predict_batched/{name}", None)
+        for one in (path, f"/predict_batched/{name}"):
+            self._hot.pop(one, None)
+            self._endpoints.pop(one, None)
         self.router.routes[:] = [one for one in self.router.routes if getattr(one, "path", None) != path]
         self.openapi_schema = None
 
@@ -203,6 +251,7 @@ class SocaityApp(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         schema = super().openapi()
+        schema["paths"].update(open_inference_paths())
         schema["info"]["x-socaity"] = {"protocol": PROTOCOL, "socket": "/ws"}
         return schema
 
@@ -240,6 +289,7 @@ class SocaityApp(FastAPI):
     def _mount(self) -> None:
         def get(path: str, handler: Any, summary: str, **extra: Any) -> None:
             methods = extra.pop("methods", ["GET"])
+            described = openapi.plain(path, extra.pop("query", ()), takes_bytes=methods == ["PUT"])
             self.add_api_route(
                 path,
                 handler,
@@ -247,7 +297,7 @@ class SocaityApp(FastAPI):
                 summary=summary,
                 tags=["service"],
                 response_class=Response,
-                openapi_extra=openapi.plain(),
+                openapi_extra=described,
                 **extra,
             )
 
@@ -255,16 +305,32 @@ class SocaityApp(FastAPI):
         get("/metrics", self._metrics, "Metrics for Prometheus")
         get("/dashboard", dashboard_page, "What runs now, as a live page")
         get("/socaity", self._describe, "What can be called here")
-        get("/status", self._status, "A job, by ?job_id=")
-        get("/jobs", self._jobs, "The jobs, newest first")
-        get("/jobs/{job_id}", self._job, "A job")
-        get("/jobs/{job_id}/events", self._events, "The events of a job as Server-Sent Events")
+        get("/status", self._status, "A job, by ?job_id=", query=("job_id", "wait", "sync"))
+        get("/jobs", self._jobs, "The jobs, newest first", query=("endpoint", "status", "limit", "after"))
+        get("/jobs/{job_id}", self._job, "A job", query=("wait", "sync"))
+        get(
+            "/jobs/{job_id}/events",
+            self._events,
+            "The events of a job as Server-Sent Events",
+            query=("after", "encoding"),
+        )
         get("/jobs/{job_id}/cancel", self._cancel, "Cancel a job", methods=["POST"])
         get("/jobs/{job_id}", self._cancel, "Cancel a job", methods=["DELETE"])
         blobs = BlobRoutes(self.dataplane, max_blob=self.max_blob)
         get("/blobs/{sha256}", blobs.put, "Upload bytes by their SHA-256", methods=["PUT"])
         get("/blobs/{sha256}", blobs.get, "Uploaded bytes", methods=["GET"])
         get("/blobs/{sha256}", blobs.head, "Whether bytes are here", methods=["HEAD"])
+        # where something stands before the application, or it below a mount
+        for path in (OPEN_INFERENCE, OPEN_INFERENCE + "/{rest:path}"):
+            self.router.routes.append(StarletteRoute(path, self._open_inference, include_in_schema=False))
+        if self.gate is not None:
+            login = Login(self.gate.guard)
+            for path, handler, method in (
+                ("/login", login.show, "GET"),
+                ("/login", login.take, "POST"),
+                ("/logout", login.leave, "POST"),
+            ):
+                self.add_api_route(path, handler, methods=[method], include_in_schema=False)
 
     # Routes
 
@@ -396,6 +462,8 @@ class SocaityApp(FastAPI):
 
     async def _health(self, request: Request) -> Response:
         body, is_ready = health(self.dataplane, self.settings)
+        if request.scope.get("socaity.principal") is EXEMPT:  # for those who need not say who they are
+            body = {"status": body["status"]}
         return value_response(body, "", status=200 if is_ready else 503)
 
     async def _describe(self, request: Request) -> Response:
@@ -461,7 +529,8 @@ class _Quick(Mapping[bytes, lite.ModelHandler]):
 
     @property
     def _is_open(self) -> bool:
-        return self._app.limits is None and not self._app.user_middleware
+        app = self._app
+        return app.limits is None and app.gate is None and not app.user_middleware
 
 
 class _Delegate(Response):
@@ -479,6 +548,19 @@ def _below_mount(request: Request) -> str:
     """The path without that of the application in which this one is mounted."""
     path: str = request.url.path
     return path.removeprefix(request.scope.get("root_path", ""))
+
+
+def _is_open_inference(scope: Scope) -> bool:
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path.startswith(OPEN_INFERENCE) and path[len(OPEN_INFERENCE) :][:1] in ("", "/")
+
+
+async def _refuse(error: SocaityError, scope: Scope, receive: Receive, send: Send) -> None:
+    """An error in the form of the protocol that is spoken there."""
+    if _is_open_inference(scope):
+        await send_error(send, error)
+    else:
+        await problem_response(error)(scope, receive, send)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

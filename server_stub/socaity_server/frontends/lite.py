@@ -26,13 +26,12 @@ from ..tensors import Rows
 from ..values import to_json
 from ..waterfall import Waterfall
 from .bodies import decode_json, decode_msgpack, too_large
+from .departure import Departure, setter
 from .responses import MSGPACK, problem_response
 
 __all__ = ["AnswerForm", "ModelHandler", "Observer", "is_model"]
 
 _MOST_URGENT = 10
-_MOMENT = 0.02
-"""Seconds after which it is looked whether the client is there still."""
 _INTERESTING = frozenset(
     {
         b"accept",
@@ -141,12 +140,12 @@ class ModelHandler:
                 future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
                 ticket = direct.call(
                     arguments,
-                    _setter(future),
+                    setter(future),
                     deadline=deadline,
                     max_wait=max_wait,
                     priority=_priority(headers[b"x-priority"]) if b"x-priority" in headers else 0,
                 )
-                departure = _Departure(receive, future)
+                departure = Departure(receive, future)
                 try:
                     result = await future
                 except (asyncio.CancelledError, ClientDisconnect):
@@ -316,45 +315,6 @@ class ModelHandler:
                 raise too_large(self.max_body)
             if not message.get("more_body"):
                 return b"".join(chunks)
-
-
-class _Departure:
-    """Ends `future` with ClientDisconnect when the client goes. Looks only for calls that take a moment: looking costs a
-    task."""
-
-    def __init__(self, receive: Receive, future: asyncio.Future[Any]) -> None:
-        loop = asyncio.get_running_loop()
-        self._receive = receive
-        self._future = future
-        self._task: asyncio.Task[None] | None = None
-        self._timer = loop.call_later(_MOMENT, self._look)
-
-    def forget(self) -> None:
-        """It does not matter any more."""
-        self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
-
-    def _look(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._wait())
-
-    async def _wait(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        if not self._future.done():
-            self._future.set_exception(ClientDisconnect())
-
-
-def _setter(future: asyncio.Future[Any]) -> Callable[[Any, BaseException | None], None]:
-    def on_done(result: Any, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
-
-    return on_done
 
 
 def _depth(value: Any) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from socaity.protocol.description import ParameterDescription
+from socaity.protocol.events import JobStatus
 from socaity.protocol.media import MARK, OCTETS
 
 from ..route import Route
@@ -13,12 +16,39 @@ from .responses import MSGPACK, PROBLEM
 __all__ = ["operation", "plain"]
 
 _ANY: dict[str, Any] = {"application/json": {"schema": {}}}
+_VARIABLES: dict[str, Any] = {
+    "job_id": {"type": "string", "minLength": 1},
+    "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+}
+_QUERY: dict[str, Any] = {
+    "after": {"type": "string", "description": "The last that is known"},
+    "encoding": {"type": "string", "enum": ["json", "msgpack"]},
+    "endpoint": {"type": "string"},
+    "job_id": {"type": "string", "minLength": 1},
+    "limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+    "status": {"type": "string", "enum": [*JobStatus]},
+    "sync": {"type": "boolean", "description": "Wait until the job has ended"},
+    "wait": {"type": "number", "minimum": 0, "description": "Seconds to wait for the job at most"},
+}
 _PROBLEM = {"description": "What went wrong", "content": {PROBLEM: {"schema": {"type": "object"}}}}
 
 
-def plain() -> dict[str, Any]:
-    """An operation of the service itself."""
-    return {"responses": {"200": {"description": "OK", "content": _ANY}, "default": _PROBLEM}}
+def plain(path: str = "", query: Sequence[str] = (), *, takes_bytes: bool = False) -> dict[str, Any]:
+    """An operation of the service itself, with the variables of its path and the `query` that it understands."""
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": _VARIABLES[name]}
+        for name in re.findall(r"{(\w+)}", path)
+    ]
+    parameters += [{"name": name, "in": "query", "schema": _QUERY[name]} for name in query]
+    found: dict[str, Any] = {
+        "responses": {"200": {"description": "OK", "content": _ANY}, "default": _PROBLEM}
+    }
+    if parameters:
+        found["parameters"] = parameters
+    if takes_bytes:
+        content = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
+        found["requestBody"] = {"required": True, "content": content}
+    return found
 
 
 def operation(route: Route, method: str) -> dict[str, Any]:

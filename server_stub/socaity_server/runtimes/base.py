@@ -9,21 +9,26 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-__all__ = ["DEFAULT_OPTIONS", "Runtime", "RuntimeOptions", "TensorSpec"]
+__all__ = ["DEFAULT_OPTIONS", "Runtime", "RuntimeOptions", "TensorSpec", "numpy_dtype"]
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """What one input or output of a model looks like.
 
-    `dtype` is a numpy name (`float32`; `object` for text), or None where the model takes what it gets. An axis of any
-    length is `None` in `shape`; the batch axis is part of the shape, so that a batched model has `None` first. A shape
+    `dtype` is a numpy name (`float32`; `object` for text), `bfloat16`, which is float32 in arrays as numpy has no such type,
+    or None where the model takes what it gets. An axis of any length is `None` in `shape`; the batch axis is part of the shape, so that a batched model has `None` first. A shape
     of None is unknown.
     """
 
     name: str
     dtype: str | None
     shape: tuple[int | None, ...] | None
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The dtype of the arrays of a `TensorSpec`."""
+    return np.dtype("float32" if name == "bfloat16" else name)
 
 
 @dataclass(frozen=True, slots=True)
