@@ -1,0 +1,367 @@
+"""`HandlerModel`: a model of a handler among the models of the Open Inference Protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+from contextvars import copy_context
+from typing import Any, TypeAlias
+
+import numpy as np
+from pydantic import ValidationError
+
+from socaity.exceptions import ConfigurationError, ServerError, SocaityError
+from socaity.protocol.openinference.datatypes import TensorError, datatype_of
+from socaity.protocol.openinference.messages import InferRequest, InferResponse, Tensor
+
+from ..direct import Cancellable, OnDone
+from ..openinference.awaiting import awaited
+from ..openinference.counters import CallCounters
+from ..openinference.model import ServedModel, timeout_of
+from ..openinference.outputs import as_bytes
+from ..openinference.signature import Signature, TensorMetadata
+from ..running import failure
+from ..workers import WorkerThreads
+from .codecs import decode, encode
+from .model_handler import ModelHandler
+from .types import (
+    Datatype,
+    InferenceRequest,
+    InferenceResponse,
+    ModelMetadataResponse,
+    Parameters,
+    RequestInput,
+    RequestOutput,
+    TensorData,
+)
+
+__all__ = ["HandlerModel", "check_handler"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+class HandlerModel(ServedModel):
+    """One name that a handler serves. At most `concurrency` calls of it run at once, each for `timeout` seconds at most."""
+
+    def __init__(self, handler: ModelHandler, name: str, *, concurrency: int, timeout: float) -> None:
+        self._handler = handler
+        self._metadata: ModelMetadataResponse | None = None
+        self._is_async = inspect.iscoroutinefunction(handler.infer)
+        self._threads = WorkerThreads(name, concurrency)
+        self._timeout = timeout
+        self._counters = CallCounters()
+        self._is_loaded = True
+        super().__init__(name, version="", platform="python_handler", signature=Signature(name, (), ()))
+
+    def load(self) -> None:
+        """Load the model and look at its metadata; blocks. Raises ServerError 503 where the handler says that it cannot."""
+        try:
+            is_loaded = self._handler.model_load(self.name)
+        except NotImplementedError:
+            is_loaded = True
+        except SocaityError:
+            raise
+        except Exception as exc:  # the handler's own code may raise anything
+            raise ServerError(
+                f"The model {self.name!r} could not be loaded: {type(exc).__name__}: {exc}",
+                status=503,
+                code="model_failed",
+            ) from exc
+        self._is_loaded = is_loaded is not False
+        if not self._is_loaded:
+            raise ServerError(
+                f"The model {self.name!r} could not be loaded: its handler says so.",
+                status=503,
+                code="model_failed",
+            )
+        try:
+            metadata = self._handler.model_metadata(self.name)
+        except NotImplementedError:
+            return
+        self._metadata = metadata
+        self.platform = metadata.platform
+        self.version = (metadata.versions or [""])[-1]
+        self.signature = Signature(
+            self.name,
+            [TensorMetadata(one.name, one.datatype.value, tuple(one.shape)) for one in metadata.inputs],
+            [TensorMetadata(one.name, one.datatype.value, tuple(one.shape)) for one in metadata.outputs],
+            knows_outputs=bool(metadata.outputs),
+        )
+
+    def unload(self) -> None:
+        """Serve it no longer until `load`."""
+        self._is_loaded = False
+
+    @property
+    def is_loaded(self) -> bool:
+        """It was not unloaded."""
+        return self._is_loaded
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        return () if self._metadata is None else tuple(self._metadata.versions or ())
+
+    @property
+    def is_ready(self) -> bool:
+        return self._is_loaded and self._handler.model_ready(self.name).ready
+
+    def metadata(self) -> dict[str, Any]:
+        if self._metadata is None:
+            self._handler.model_metadata(self.name)  # raises what it has raised before
+            raise NotImplementedError(f"The model {self.name!r} has no metadata before it is loaded.")
+        document = super().metadata()
+        if not self.versions:
+            del document["versions"]
+        return document
+
+    def config(self) -> dict[str, Any]:
+        self.metadata()
+        return super().config()
+
+    def submit(self, request: InferRequest, on_done: OnDone, *, owner: str = "") -> Cancellable:
+        if not self._is_loaded:
+            raise ServerError(f"The model {self.name!r} is not loaded.", status=503, code="model_unloaded")
+        try:
+            payload = _payload(request, self._checked(request))
+            timeout = timeout_of(request)
+            decode(payload)
+        except TensorError:
+            self._counters.count(0.0, succeeded=False)
+            raise
+        call = _Call()
+
+        def finish(task: asyncio.Task[InferResponse]) -> None:
+            call.task = None
+            if not task.cancelled():
+                error = task.exception()
+                on_done(None if error else task.result(), error)
+
+        work = self._infer(request, payload, min(self._timeout, timeout or math.inf))
+        call.task = asyncio.get_running_loop().create_task(work)
+        call.task.add_done_callback(finish)
+        return call
+
+    async def stream(self, request: InferRequest, *, owner: str = "") -> AsyncGenerator[InferResponse, None]:
+        yield await awaited(lambda done: self.submit(request, done, owner=owner))
+
+    def statistics(self) -> dict[str, Any]:
+        return self._counters.document()
+
+    def _checked(self, request: InferRequest) -> dict[str, Array]:
+        try:
+            if self._metadata is None:
+                if request.raw is not None:
+                    raise TensorError(
+                        f"model {self.name!r} has no metadata, from which raw inputs are deduced"
+                    )
+                return {tensor.name: _data_of(tensor) for tensor in request.inputs}
+            if self.signature.knows_outputs:
+                self.signature.check_outputs(request.outputs, self.signature.outputs)
+            return self.signature.arrays(request)
+        except TensorError as exc:
+            raise TensorError(f"Failed to validate InferenceRequest: {exc}") from exc
+
+    async def _infer(self, request: InferRequest, payload: InferenceRequest, timeout: float) -> InferResponse:
+        began = time.monotonic()
+        is_done = False
+        version = request.model_version or None
+        try:
+            async with asyncio.timeout(None if timeout == math.inf else timeout) as limit:
+                if self._is_async:
+                    response = await self._handler.infer(payload, self.name, version)  # type: ignore[misc]
+                else:
+                    response = await self._on_thread(
+                        lambda: self._handler.infer(payload, self.name, version), limit
+                    )
+                answer = self._answer(request, payload, response)
+            is_done = True
+            return answer
+        except (SocaityError, NotImplementedError, TimeoutError, TensorError):
+            raise
+        except Exception as exc:
+            raise failure(exc) from exc
+        finally:
+            self._counters.count(time.monotonic() - began, succeeded=is_done)
+
+    async def _on_thread(self, function: Callable[[], Any], limit: asyncio.Timeout) -> Any:
+        """The result of `function`. One that takes too long is given up, and another thread takes its place."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        context = copy_context()
+
+        def run() -> None:
+            result, error = None, None
+            try:
+                result = context.run(function)
+            except BaseException as exc:  # for the one who waits
+                error = exc if isinstance(exc, Exception) else RuntimeError(f"it raised {type(exc).__name__}")
+            with suppress(RuntimeError):  # the loop may be closed by now
+                loop.call_soon_threadsafe(_settle, future, result, error)
+
+        work = self._threads.submit(run)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if limit.expired() or not work.is_started:
+                self._threads.abandon(work)
+            raise
+
+    def _answer(self, request: InferRequest, payload: InferenceRequest, response: Any) -> InferResponse:
+        """The answer of the handler, checked; raises ServerError for one that is not what it declares."""
+        try:
+            if not isinstance(response, InferenceResponse):
+                response = InferenceResponse.model_validate(response)
+            encode(payload, response)
+            response.validate_oip()
+            tensors = {one.name: _tensor(one) for one in response.outputs}
+            self._check_declared(tensors)
+        except (TensorError, ValidationError) as exc:
+            raise ServerError(
+                f"The model {self.name!r} gave a wrong answer: {exc}", code="model_error"
+            ) from exc
+        if request.outputs is not None:
+            self.signature.check_outputs(request.outputs, tensors)
+            tensors = {one.name: tensors[one.name] for one in request.outputs}
+        for tensor in tensors.values():
+            tensor.is_binary = request.wants_binary(tensor.name)
+        return InferResponse(
+            self.name,
+            list(tensors.values()),
+            response.model_version or request.model_version or self.version,
+            request.id or response.id or "",
+            {} if response.parameters is None else _scalars(response.parameters),
+        )
+
+    def _check_declared(self, tensors: dict[str, Tensor]) -> None:
+        if self._metadata is None or not self.signature.knows_outputs:
+            return
+        for name, tensor in tensors.items():
+            declared = self.signature.outputs.get(name)
+            if declared is None:
+                raise TensorError(
+                    f"Failed to validate InferenceResponse output ({name!r}): its metadata has only "
+                    f"{', '.join(self.signature.outputs)}"
+                )
+            if tensor.datatype != declared.datatype or not _fits(tensor.shape, declared.shape or ()):
+                raise TensorError(
+                    f"Failed to validate InferenceResponse output ({name!r}): declared {declared.datatype} "
+                    f"{list(declared.shape or ())}, but got {tensor.datatype} {list(tensor.shape)}"
+                )
+
+
+class _Call:
+    """A call that can be taken back; a thread that runs goes on."""
+
+    __slots__ = ("task",)
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[InferResponse] | None = None
+
+    def cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+
+def check_handler(handler: Any, models: Any) -> list[str]:
+    """The names of the models; raises ConfigurationError for what is no handler or has none."""
+    if not isinstance(handler, ModelHandler):
+        hint = "()" if isinstance(handler, type) and issubclass(handler, ModelHandler) else ""
+        raise ConfigurationError(
+            f"add_handler takes an instance of a ModelHandler, not {getattr(handler, '__name__', handler)!r}"
+            + (f"; write {handler.__name__}{hint}." if hint else ".")
+        )
+    names = [models] if isinstance(models, str) else list(models)
+    if not names or not all(isinstance(name, str) and name.strip("/") == name and name for name in names):
+        raise ConfigurationError(
+            f"add_handler needs the names of its models: models=['iris'], not {models!r}."
+        )
+    return names
+
+
+def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
+def _data_of(tensor: Tensor) -> Array:
+    return TensorMetadata(tensor.name, None, None).check(tensor, tensor.name)
+
+
+def _payload(request: InferRequest, arrays: dict[str, Array]) -> InferenceRequest:
+    given = {tensor.name: tensor for tensor in request.inputs}
+    return InferenceRequest.model_construct(
+        id=request.id or None,
+        parameters=_parameters(request.parameters),
+        inputs=[_input(name, array, given.get(name)) for name, array in arrays.items()],
+        outputs=None
+        if request.outputs is None
+        else [
+            RequestOutput.model_construct(name=one.name, parameters=_parameters(one.parameters))
+            for one in request.outputs
+        ],
+    )
+
+
+def _input(name: str, array: Array, tensor: Tensor | None) -> RequestInput:
+    kind = tensor.datatype if tensor is not None else _kind_of(array)
+    flat = array.reshape(-1).tolist()
+    if kind == "BYTES":
+        flat = [_text(one) for one in flat]
+    found = RequestInput.model_construct(
+        name=name,
+        shape=list(array.shape),
+        datatype=Datatype(kind),
+        parameters=None if tensor is None else _parameters(tensor.parameters),
+        data=TensorData.model_construct(flat),
+    )
+    found._array = array
+    return found
+
+
+def _kind_of(array: Array) -> str:
+    return datatype_of(array.dtype) or "BYTES"
+
+
+def _text(one: Any) -> Any:
+    try:
+        return one.decode() if isinstance(one, bytes) else one
+    except UnicodeDecodeError:
+        return one
+
+
+def _parameters(given: dict[str, Any]) -> Parameters | None:
+    if not given:
+        return None
+    if not isinstance(given.get("content_type", ""), str):
+        raise TensorError("content_type is text")
+    return Parameters(**given)
+
+
+def _scalars(parameters: Parameters) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in parameters.given().items()
+        if isinstance(value, str | bool | int | float)
+    }
+
+
+def _tensor(output: Any) -> Tensor:
+    array = output.as_numpy()
+    if output.datatype is Datatype.BYTES:
+        array = as_bytes(array)
+    parameters = {} if output.parameters is None else _scalars(output.parameters)
+    return Tensor(output.name, output.datatype.value, array.shape, array, parameters)
+
+
+def _fits(shape: tuple[int, ...], declared: tuple[int, ...]) -> bool:
+    return len(shape) == len(declared) and all(
+        size in (-1, found) for size, found in zip(declared, shape, strict=True)
+    )
