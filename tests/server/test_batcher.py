@@ -629,8 +629,9 @@ def test_halves_of_a_failed_batch_are_without_those_who_have_gone() -> None:
 
         batcher = Batcher(fail_once, max_batch_size=8, name="m")
         tickets = [batcher.submit(rows_of(call), 1, answers.of(call)) for call in range(5)]
-        while not ran:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(DEADLINE):
+            while not ran:
+                await asyncio.sleep(0)
         for call in (0, 2, 4):
             tickets[call].cancel()
         may_fail.set()
