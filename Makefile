@@ -3,6 +3,8 @@ PYTHON  ?= python3
 PYTHONS ?= python3.11 python3.12 python3.13
 VENV    ?= .venv
 ARGS    ?=
+# Test processes: most tests wait for a server or a program that they have started, so one more than there are cores.
+JOBS    ?= $(shell expr $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) + 1)
 
 bin := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -18,7 +20,7 @@ demo: $(VENV)/.runtime
 
 test: $(VENV)/.dev
 	$(bin)/coverage erase
-	$(bin)/coverage run -m pytest $(ARGS)
+	$(bin)/coverage run -m pytest --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
 	$(bin)/coverage combine --quiet
 	$(bin)/coverage report
 

@@ -91,11 +91,14 @@ class JobGroup(Waitable, Generic[T]):
     def result(self, timeout: float | None = None, *, return_exceptions: bool = False) -> list[T]:
         """The results in order. Raises the first member's error, or TimeoutError; the members run on in any case."""
         if not self._ended:
-            self._show()
             self._look()
-            if not interruptible(self._members, "group.cancel()", self._wait, timeout):
+            if not interruptible(self._members, "group.cancel()", self._wait_shown, timeout):
                 raise TimeoutError(f"{self!r} after {timeout:g} s; the jobs run on")
         return self._collect(return_exceptions)
+
+    def _wait_shown(self, timeout: float | None) -> bool:
+        self._show()
+        return self._wait(timeout)
 
     def __await__(self) -> Generator[Any, Any, list[T]]:
         if not self._ended:
@@ -111,8 +114,7 @@ class JobGroup(Waitable, Generic[T]):
             while index < len(self._members):
                 job = self._members[index]
                 if not job._ended:
-                    job._show()
-                    interruptible(self._members, "group.cancel()", job._wait, None)
+                    interruptible(self._members, "group.cancel()", job._shown, job._wait, None)
                 yield job.result()
                 index += 1
             if not self._is_more(index):

@@ -203,10 +203,9 @@ class Job(Waitable, Generic[T_co]):
         if not self.done():
             signal = Signal()
             notice = Notice(signal.set, wants=True)
-            self._show()
             self._add_notice(notice)
             try:
-                if not self._interruptible(signal.wait, timeout):
+                if not self._interruptible(self._shown, signal.wait, timeout):
                     raise self._too_late(timeout)
             finally:
                 _remove_waiter(self, notice)
@@ -565,9 +564,12 @@ class Job(Waitable, Generic[T_co]):
     # -- waiting -----------------------------------------------------------------------------------------------------
 
     def _wait_shown(self, timeout: float | None) -> None:
-        self._show()
-        if not self._interruptible(self._wait, timeout):
+        if not self._interruptible(self._shown, self._wait, timeout):
             raise self._too_late(timeout)
+
+    def _shown(self, wait: Callable[[float | None], bool], timeout: float | None) -> bool:
+        self._show()
+        return wait(timeout)
 
     def _too_late(self, timeout: float | None) -> TimeoutError:
         return TimeoutError(f"job {self.id} is still {self._status} after {timeout:g} s; it runs on")

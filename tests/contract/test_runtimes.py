@@ -309,6 +309,7 @@ def test_sentence_graph_equals_an_independent_implementation(
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.timeout(180)  # a real model in three forms: ten seconds on a machine that has time for it
 def test_sentence_model_gives_the_same_as_graph_and_as_exported_program(
     sentence_graph: Path, sentence_weights: Any, tmp_path: Path
 ) -> None:

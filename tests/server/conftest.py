@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -50,6 +51,13 @@ async def open_client(router: SocaityRouter) -> AsyncIterator[httpx.AsyncClient]
             yield client
     finally:
         await router.dataplane.aclose(grace=0.0)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop and its threads work until `condition` holds, for some seconds at most."""
+    async with asyncio.timeout(SOON):
+        while not condition():
+            await asyncio.sleep(0)
 
 
 @pytest.fixture(scope="module")

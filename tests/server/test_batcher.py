@@ -629,8 +629,9 @@ def test_halves_of_a_failed_batch_are_without_those_who_have_gone() -> None:
 
         batcher = Batcher(fail_once, max_batch_size=8, name="m")
         tickets = [batcher.submit(rows_of(call), 1, answers.of(call)) for call in range(5)]
-        while not ran:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(DEADLINE):
+            while not ran:
+                await asyncio.sleep(0)
         for call in (0, 2, 4):
             tickets[call].cancel()
         may_fail.set()
@@ -1352,9 +1353,11 @@ def test_model_that_is_slower_than_measured_still_answers_most_of_what_it_lets_i
 
     async def main() -> None:
         slow = 0.004
+        computed: list[float] = []
 
         def work(inputs: Arrays) -> Arrays:
             time.sleep(slow * len(inputs["x"]))  # the model's own time, not the test's
+            computed.extend([time.monotonic()] * len(inputs["x"]))
             return double(inputs)
 
         batcher = Batcher(work, max_batch_size=4, cost=CostModel(0.0, slow / 2), name="m")
@@ -1370,15 +1373,16 @@ def test_model_that_is_slower_than_measured_still_answers_most_of_what_it_lets_i
 
         began = time.monotonic()
         sent = 0
-        while time.monotonic() - began < 1.5:
+        while time.monotonic() - began < 2.0:
             due = int((time.monotonic() - began) * 4 / slow)
             while sent < due:
                 sent += 1
                 with contextlib.suppress(ServerError):
-                    batcher.submit(rows_of(sent), 1, on_done, deadline=time.monotonic() + 0.1)
+                    batcher.submit(rows_of(sent), 1, on_done, deadline=time.monotonic() + 0.4)
             await asyncio.sleep(0.002)
-        in_the_end = [moment for moment in answered if moment > began + 0.5]
-        assert len(in_the_end) > 0.5 * (1.0 / slow), (len(in_the_end), late)
+        # of what the model computed, not of what it might have on a machine that nobody else uses
+        in_the_end = [sum(moment > began + 1.0 for moment in one) for one in (answered, computed)]
+        assert in_the_end[0] > 0.8 * in_the_end[1] > 0, (in_the_end, late)
         await batcher.aclose()
 
     run_with_deadline(main)

@@ -26,7 +26,7 @@ from socaity_server.model_config import BreakerConfig, ModelConfig
 from socaity_server.models import model_route
 from socaity_server.runtimes.base import Runtime, TensorSpec
 
-from .conftest import open_client, serve
+from .conftest import open_client, serve, until
 
 pytestmark = pytest.mark.anyio
 DEADLINE = 10.0
@@ -220,8 +220,7 @@ async def test_numbers_that_are_none_are_refused_and_their_batch_is_not(
     first = asyncio.create_task(call(1.0))
     await asyncio.to_thread(scaler.started.wait, DEADLINE)
     others = [asyncio.create_task(call(value)) for value in (2.0, bad, 3.0)]
-    while (await client.get("/health")).json() and _waiting(client, "scale") < 3:
-        await asyncio.sleep(0)
+    await until(lambda: _waiting(client, "scale") == 3)
     scaler.gate.release(8)
     answers = [await first, *[await other for other in others]]
     assert [answer.status_code for answer in answers] == [200, 200, 422, 200]
@@ -318,16 +317,23 @@ async def test_model_that_hangs_makes_the_service_unready(
     scaler = Scaler()
     scaler.gate = threading.Semaphore(0)
     router.add_model(scaler, name="slow", config=ModelConfig(timeout=0.02))
-    assert (await client.post("/predict/slow", json={"x": [1, 2]})).status_code == 504
-    while (health := await client.get("/health")).status_code == 200:
-        await asyncio.sleep(0)
-    assert health.json()["status"] == "broken"
+    await _hang(router, client, "slow", scaler)
+    health = await client.get("/health")
+    assert (health.status_code, health.json()["status"]) == (503, "broken")
     assert "every instance runs" in health.json()["models"]["slow"]["reason"]
     waiting = asyncio.create_task(client.post("/predict/slow", json={"x": [1, 2]}))
     scaler.gate.release(8)
     await waiting
-    while (await client.get("/health")).status_code != 200:
-        await asyncio.sleep(0)
+    await until(lambda: not router.dataplane.direct_routes()["slow"].batcher.is_stuck)
+    assert (await client.get("/health")).status_code == 200
+
+
+async def _hang(router: SocaityRouter, client: httpx.AsyncClient, name: str, model: Scaler) -> None:
+    """Call a model that does not answer until it is known to hang. A call may time out before the model gets it."""
+    async with asyncio.timeout(DEADLINE):
+        while not model.seen:
+            assert (await client.post(f"/predict/{name}", json={"x": [1, 2]})).status_code == 504
+    await until(lambda: router.dataplane.direct_routes()[name].batcher.is_stuck)
 
 
 # The waterfall
@@ -429,18 +435,19 @@ async def test_probe_that_says_nothing_leaves_its_place_to_the_next(
     scaler.gate = threading.Semaphore(0)
 
     async def ask(x: Any, **headers: str) -> httpx.Response:
-        while True:  # the recovery time is a millisecond
-            answer = await client.post("/predict/scale", json={"x": x}, headers=headers)
-            if answer.json() == [] or "code" not in answer.text or answer.json()["code"] != "circuit_open":
-                return answer
+        async with asyncio.timeout(DEADLINE):
+            while True:  # the recovery time is a millisecond
+                answer = await client.post("/predict/scale", json={"x": x}, headers=headers)
+                if "circuit_open" not in answer.text:
+                    return answer
 
     assert (await ask([1, 2, 3])).status_code == 422
     assert breaker.state != "closed"
     late = await ask([1, 2], **{"X-Request-Timeout-Ms": "20"})
     assert late.json()["code"] == "deadline_exceeded"
-    gone = asyncio.create_task(ask([1, 2]))
-    while not _waiting(client, "scale"):
-        await asyncio.sleep(0)
+    gone = asyncio.create_task(ask([3, 4]))
+    # behind the one that came too late, unless that did so before the model had it
+    await until(lambda: _waiting(client, "scale") or any((rows == 3).any() for rows in scaler.seen))
     assert (await client.post("/predict/scale", json={"x": [1, 2]})).json()["code"] == "circuit_open"
     gone.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -535,8 +542,9 @@ async def test_health_and_the_list_of_models_say_the_same(
         "    return x\n",
     )
     loading = asyncio.create_task(repository.load("slow"))
-    while "slow" not in (await look())[2]:
-        await asyncio.sleep(0)
+    async with asyncio.timeout(DEADLINE):
+        while "slow" not in (await look())[2]:
+            await asyncio.sleep(0)
     assert await look() == (503, "loading", {"broken": "failed", "slow": "loading"})
     router.add_model(Scaler(), name="scale")
     # a model that is put beside others does not take them out of a load balancer
@@ -560,11 +568,9 @@ async def test_list_of_models_tells_of_breakers_and_of_models_that_hang(
     router.add_model(runtime, name="hang", config=ModelConfig(timeout=0.05, instances=1))
     assert (await client.post("/predict/scale", json={"x": [666, 1]})).status_code == 500
     runtime.gate = threading.Semaphore(0)
-    assert (await client.post("/predict/hang", json={"x": [1, 2]})).status_code == 504
+    await _hang(router, client, "hang", runtime)
     models = {one["name"]: one for one in (await client.get("/available_models")).json()["models"]}
     assert models["scale"]["circuit_breaker"] == "open"
-    while not router.dataplane.direct_routes()["hang"].batcher.is_stuck:
-        await asyncio.sleep(0)
     health = await client.get("/health")
     assert (health.status_code, health.json()["status"]) == (503, "broken")
     models = {one["name"]: one for one in (await client.get("/available_models")).json()["models"]}
@@ -664,8 +670,7 @@ async def test_replaced_model_finishes_what_it_has_and_the_new_one_takes_over(
     running = asyncio.create_task(client.post("/predict/scale", json={"x": [1, 2]}))
     await asyncio.to_thread(scaler.started.wait, DEADLINE)
     waiting = asyncio.create_task(client.post("/predict/scale", json={"x": [3, 4]}))
-    while _waiting(client, "scale") < 1:
-        await asyncio.sleep(0)
+    await until(lambda: _waiting(client, "scale") == 1)
     route = model_route(LoadedModel.of_runtime(Scaler(10.0), "scale"))
     router.dataplane.replace(route)
     router.app.withdraw(route.path, "scale")
@@ -704,14 +709,14 @@ def test_call_of_a_client_that_has_gone_does_not_run_on_the_long_way_either(
             with socket.create_connection(address, DEADLINE) as second:
                 second.sendall(request)
                 batcher = router.dataplane.direct_routes()["scale"].batcher
-                until(lambda: batcher.queued_calls == 1)
-            until(lambda: batcher.queued_calls == 0)  # the second has gone
+                until_true(lambda: batcher.queued_calls == 1)
+            until_true(lambda: batcher.queued_calls == 0)  # the second has gone
             scaler.gate.release(2)
             assert first.recv(65536).startswith(b"HTTP/1.1 200")
     assert len(scaler.seen) == 1
 
 
-def until(is_true: Callable[[], bool]) -> None:
+def until_true(is_true: Callable[[], bool]) -> None:
     end = time.monotonic() + DEADLINE
     while not is_true():
         assert time.monotonic() < end

@@ -376,7 +376,8 @@ def test_client_that_does_not_read_is_not_answered_without_end(port: int) -> Non
     with closing(Connection(port, buffer=65536)) as connection:  # the system's own may hold more than we send
         connection.socket.setblocking(False)
         sent, stalled_at = 0, 0.0
-        while sent < 64 * 2**20:
+        # the buffers of the system may hold some dozens of megabytes
+        while sent < 256 * 2**20:
             try:
                 sent += connection.socket.send(one[sent % len(one) :])
                 stalled_at = 0.0

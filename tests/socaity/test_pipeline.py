@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -525,7 +526,9 @@ def test_everybody_who_needs_the_value_looks(look: str, doubler: socaity.Service
     elif look == "other service":
         waiting = doubler.ask(job)
         waiting._when_ended(seen.set)
+    give_up = time.monotonic() + DEADLINE
     while not stays.asked:
+        assert time.monotonic() < give_up
         on_loop(lambda: None)
     assert not seen.is_set()
     wire.succeed(call, 1)

@@ -260,10 +260,12 @@ def test_a_thousand_jobs_are_small_and_quick() -> None:
     html_of_group(group)
     times = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.thread_time()
         page = html_of_group(group)
-        times.append(time.perf_counter() - began)
-    assert min(times) < 0.05
+        times.append(time.thread_time() - began)
+    assert (
+        min(times) < 0.1
+    )  # 7 ms, and several times that under coverage on a machine with other things to do
     assert len(page) < 200_000
     group.jobs[0].cancel()
 
