@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,11 @@ import pytest
 from socaity.protocol.messagepack import packb
 from socaity.protocol.openinference import grpc, rest
 from socaity.protocol.openinference.messages import InferRequest, Tensor
+
+pytestmark = pytest.mark.skipif(
+    find_spec("atheris") is None and "CI" not in os.environ,
+    reason="atheris is there for Linux on x86-64 only",
+)
 
 SECONDS = int(os.environ.get("FUZZ_SECONDS", "4"))
 RUNS = 1_000_000
