@@ -114,3 +114,12 @@ def test_own_runtime_is_served_and_batched() -> None:
         "odd: odd/model_config.yaml:1: backend is one of joblib, linear, onnx, python, torch, not 'lineer'; "
         "did you mean 'linear'?."
     )
+
+
+def test_open_inference_is_called_over_both_wires_with_a_key() -> None:
+    *lines, refusal = output_of("10_open_inference.py")
+    for wire, said in (("oip+http", lines[:3]), ("oip+grpc", lines[3:])):
+        assert said[0].startswith(f"{wire}: (x: 'Array[float32, 64]'")
+        assert re.fullmatch(rf"{re.escape(wire)}: float32 \(360, 10\), 9[5-9]% are right", said[1])
+        assert said[2] == f"{wire}: c a t"
+    assert refusal == "without a key: 401 unauthenticated"
