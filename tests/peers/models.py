@@ -21,7 +21,7 @@ DTYPES = {
     "UINT32": "uint32",
     "UINT64": "uint64",
     "FP16": "float16",
-    "BF16": "",
+    "BF16": "bfloat16",
     "FP32": "float32",
     "FP64": "float64",
     "BYTES": "object",
@@ -73,8 +73,7 @@ def write_models(folder: Path) -> None:
 
 
 def _python(folder: Path, code: str, dtype: str, shape: str, more: str = "") -> None:
-    """Without a `dtype` it takes any; numpy has no name for BF16, so this is how a model takes that."""
-    said = f"dtype: {dtype}, shape: {shape}" if dtype else f"shape: {shape}"
+    said = f"dtype: {dtype}, shape: {shape}"
     tensors = f"inputs: [{{name: INPUT0, {said}}}]\noutputs: [{{name: OUTPUT0, {said}}}]\n"
     _write(folder, code, tensors + more)
 
