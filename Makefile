@@ -44,12 +44,12 @@ peers: $(VENV)/.dev
 	$(bin)/python tests/docs/environments.py
 
 # The descriptors of the messages of gRPC, out of the .proto files.
-PROTOS := server_stub/socaity_server/frontends/grpc_protos
+PROTOS := server_stub/socaity_server/frontends/grpc/protos
 protos: $(VENV)/.dev
 	$(bin)/python -m grpc_tools.protoc -I socaity/protocol/openinference \
 	    --descriptor_set_out=socaity/protocol/openinference/open_inference.binpb open_inference.proto
 	$(bin)/python -m grpc_tools.protoc -I $(PROTOS) \
-	    --descriptor_set_out=$(dir $(PROTOS))grpc_services.binpb $$(cd $(PROTOS) && find . -name '*.proto' | cut -c3- | sort)
+	    --descriptor_set_out=$(dir $(PROTOS))services.binpb $$(cd $(PROTOS) && find . -name '*.proto' | cut -c3- | sort)
 
 # The site, in site/; an unknown link or a page that is missing is an error.
 docs: $(VENV)/.dev

@@ -11,7 +11,7 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 
 from socaity_server import SocaityRouter
-from socaity_server.frontends.grpc_descriptors import descriptors
+from socaity_server.frontends.grpc.descriptors import descriptors
 
 from .conftest import SOON, Client
 

@@ -13,7 +13,7 @@ import pytest
 
 from socaity.exceptions import ConfigurationError
 from socaity_server import SocaityRouter
-from socaity_server.frontends.grpc_descriptors import descriptors
+from socaity_server.frontends.grpc.descriptors import descriptors
 
 from .conftest import SOON, Client, Held, make_router, until
 

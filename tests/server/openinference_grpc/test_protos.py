@@ -18,7 +18,7 @@ PROTOCOL = ROOT / "socaity/protocol/openinference"
     ("folder", "binary"),
     [
         (PROTOCOL, PROTOCOL / "open_inference.binpb"),
-        (FRONTENDS / "grpc_protos", FRONTENDS / "grpc_services.binpb"),
+        (FRONTENDS / "grpc/protos", FRONTENDS / "grpc/services.binpb"),
     ],
 )
 def test_descriptors_are_made_of_the_files(folder: Path, binary: Path, tmp_path: Path) -> None:

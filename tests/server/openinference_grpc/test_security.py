@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from socaity_server.auth.config import Auth
-from socaity_server.frontends.grpc_descriptors import descriptors
+from socaity_server.frontends.grpc.descriptors import descriptors
 
 from .conftest import SOON, Client, Held, make_router, serve_grpc
 

@@ -19,7 +19,7 @@ from ...auth.actions import Action
 from ...openinference.failures import unsupported
 from ...openinference.service import OpenInference
 from ..access import resource_of_endpoint
-from ..grpc_calls import Context, GRPCCalls
+from ..grpc.calls import Context, GRPCCalls
 from .grpc_infer import InferCalls
 from .grpc_settings import SettingsCalls
 from .grpc_stream import StreamCalls

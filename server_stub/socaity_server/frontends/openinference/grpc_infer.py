@@ -9,7 +9,7 @@ from socaity.protocol.openinference.wire import decode_request, encode_response
 from ...auth.actions import Action
 from ...openinference.service import OpenInference
 from ..access import resource_of_endpoint
-from ..grpc_calls import Context, GRPCCalls
+from ..grpc.calls import Context, GRPCCalls
 
 __all__ = ["InferCalls", "is_raw"]
 

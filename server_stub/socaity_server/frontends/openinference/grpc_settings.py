@@ -15,7 +15,7 @@ from socaity.protocol.openinference.protobuf import SERVICE, messages
 from ...auth.actions import Action
 from ...openinference.failures import unsupported
 from ...openinference.observed import log_settings, trace_settings
-from ..grpc_calls import Context, GRPCCalls
+from ..grpc.calls import Context, GRPCCalls
 
 __all__ = ["SettingsCalls"]
 

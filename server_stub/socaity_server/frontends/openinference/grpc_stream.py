@@ -15,8 +15,8 @@ from socaity.protocol.openinference.wire import decode_request, encode_stream_er
 from ...auth.actions import Action
 from ...openinference.service import OpenInference
 from ..access import resource_of_endpoint
-from ..grpc_calls import Context, GRPCCalls
-from ..grpc_errors import refusal_of
+from ..grpc.calls import Context, GRPCCalls
+from ..grpc.errors import refusal_of
 from .grpc_infer import is_raw
 
 __all__ = ["StreamCalls"]

@@ -16,11 +16,11 @@ from google.protobuf.message import DecodeError
 
 from socaity.exceptions import InvalidInputError, ServerError
 
-from ..auth.actions import SERVICE, Action
-from ..auth.principal import Credentials, RequestContext
-from ..dataplane import DataPlane
-from .grpc_errors import refusal_of
-from .limits import Limits
+from ...auth.actions import SERVICE, Action
+from ...auth.principal import Credentials, RequestContext
+from ...dataplane import DataPlane
+from ..limits import Limits
+from .errors import refusal_of
 
 __all__ = ["Context", "GRPCCalls"]
 

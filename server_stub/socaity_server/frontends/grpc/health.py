@@ -13,9 +13,9 @@ import grpc
 
 from socaity.exceptions import NotFoundError, RateLimitError
 
-from ..auth.actions import Action
-from .grpc_calls import Context, GRPCCalls
-from .grpc_descriptors import descriptors
+from ...auth.actions import Action
+from .calls import Context, GRPCCalls
+from .descriptors import descriptors
 
 __all__ = ["HealthService"]
 

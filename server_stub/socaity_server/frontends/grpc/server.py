@@ -8,17 +8,17 @@ import grpc
 
 from socaity.exceptions import ConfigurationError
 
-from ..address import check_address
-from ..dataplane import DataPlane
-from ..listing import available_models
-from ..openinference.service import OpenInference
-from ..settings import GRPCSettings
-from ..tls import TLSFiles
-from .grpc_calls import GRPCCalls
-from .grpc_health import HealthService
-from .grpc_reflection import ReflectionService
-from .limits import Limits
-from .openinference.grpc import InferenceGRPC
+from ...address import check_address
+from ...dataplane import DataPlane
+from ...listing import available_models
+from ...openinference.service import OpenInference
+from ...settings import GRPCSettings
+from ...tls import TLSFiles
+from ..limits import Limits
+from ..openinference.grpc import InferenceGRPC
+from .calls import GRPCCalls
+from .health import HealthService
+from .reflection import ReflectionService
 
 __all__ = ["GRPCServer"]
 

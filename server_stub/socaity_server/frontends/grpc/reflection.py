@@ -10,9 +10,9 @@ from typing import Any
 
 import grpc
 
-from ..auth.actions import Action
-from .grpc_calls import Context, GRPCCalls
-from .grpc_descriptors import descriptors
+from ...auth.actions import Action
+from .calls import Context, GRPCCalls
+from .descriptors import descriptors
 
 __all__ = ["ReflectionService"]
 

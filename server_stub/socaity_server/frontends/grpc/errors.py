@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import grpc
 
-from ..openinference.failures import failure_of
+from ...openinference.failures import failure_of
 
 __all__ = ["Refusal", "refusal_of"]
 

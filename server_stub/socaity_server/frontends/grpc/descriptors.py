@@ -21,7 +21,7 @@ class Descriptors:
 
         self.pool: Any = descriptor_pool.DescriptorPool()
         self._classes: dict[str, Any] = {}
-        data = resources.files(__package__).joinpath("grpc_services.binpb").read_bytes()
+        data = resources.files(__package__).joinpath("services.binpb").read_bytes()
         for file in descriptor_pb2.FileDescriptorSet.FromString(data).file:
             self.pool.AddSerializedFile(file.SerializeToString())
 
