@@ -21,6 +21,7 @@ from .address import check_address, is_loopback
 from .auth.config import Auth
 from .auth.guard import Guard
 from .dataplane import DataPlane
+from .frontends.handshake import SocketProtocol
 from .frontends.http import SocaityApp
 from .frontends.quick import quick_protocol
 from .jobs.memory import MemoryJobBackend
@@ -41,7 +42,7 @@ from .settings import (
 from .tls import TLSFiles
 
 if TYPE_CHECKING:
-    from .frontends.grpc_server import GRPCServer
+    from .frontends.grpc.server import GRPCServer
     from .handlers.model_handler import ModelHandler
 
 __all__ = ["SocaityRouter"]
@@ -368,7 +369,7 @@ class SocaityRouter:
             http=protocol,
             limit_concurrency=self._max_connections if protocol == "auto" else None,
             ssl_context_factory=None if tls is None else tls.context,
-            ws="websockets-sansio",
+            ws=SocketProtocol,
             ws_per_message_deflate=False,
             ws_max_size=(self.dataplane.max_body or 0) + _MIB,
             lifespan="on",
@@ -380,7 +381,7 @@ class SocaityRouter:
 
     def _grpc_maker(self, host: str, port: int, tls: TLSFiles | None) -> Callable[[], GRPCServer]:
         try:
-            from .frontends.grpc_server import GRPCServer
+            from .frontends.grpc.server import GRPCServer
         except ImportError as exc:
             raise ConfigurationError(
                 f"gRPC needs grpcio and protobuf: pip install 'socaity[grpc]' ({exc})."

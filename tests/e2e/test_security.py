@@ -488,6 +488,27 @@ def test_secrets_are_in_no_log_and_no_error(caplog: pytest.LogCaptureFixture, po
         assert not [text for text in said if secret in text]
 
 
+@pytest.mark.parametrize("key", [KEY, "a-wrong-key-of-the-tests"])
+def test_key_is_in_no_log_of_a_handshake(
+    service: str, key: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--log-level debug` uvicorn and the library of the socket log what comes."""
+    logger = logging.getLogger("uvicorn.error")
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])  # it passes nothing on
+    monkeypatch.setattr(logger, "propagate", False)
+    with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, "uvicorn.error"):
+        for headers in (bearer(key), {"X-API-Key": key}):
+            try:
+                with handshake(service, headers):
+                    logger.debug("was seen")
+            except InvalidStatus:
+                logger.debug("was seen")
+    assert "was seen" in caplog.text
+    # the log of the client, which runs here too, has it
+    said = [one.getMessage() for one in caplog.records if not one.name.startswith("websockets")]
+    assert key not in "".join(said)
+
+
 def test_answer_of_a_refusal_is_that_of_503_for_the_client(point: Peer) -> None:
     with serve(guarded(point.url)) as url:
         with socaity.connect(url, api_key=make_token(), progress=False, retry=1) as connected:

@@ -8,14 +8,16 @@ import re
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from socaity_server import Auth, SocaityRouter
 from socaity_server.address import is_loopback
+from socaity_server.frontends import login, quick
 from tests.e2e.servers import ServerProcess
 from tests.server.auth.peers import Peer
 from tests.server.conftest import serve
@@ -62,6 +64,116 @@ def test_large_head_is_refused_with_authentication() -> None:
                 connection.sendall(b"x" * 16_384)
         except ConnectionError:
             pass
+
+
+def closes(connection: socket.socket, piece: bytes, most: int = 64) -> bool:
+    """Whether the server ends the connection before `most` MiB of pieces have gone there."""
+    try:
+        for _ in range(most * 2**20 // len(piece)):
+            connection.sendall(piece)
+    except ConnectionError:
+        return True
+    return False
+
+
+CHUNKED = b"POST /jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece"),
+    [
+        (b"0\r\n", (b"a: " + b"b" * 100 + b"\r\n") * 600),
+        (b"0\r\na: ", b"b" * 65_536),
+        (b"5;", b"x" * 65_536),
+    ],
+    ids=["fields behind", "field behind", "words between"],
+)
+def test_no_end_of_words_around_a_body(begin: bytes, piece: bytes) -> None:
+    """Somebody without a key could fill the memory with them."""
+    with serve(SocaityRouter(auth=Auth(api_keys={"p": KEY}), grace=1.0)) as url, opened(url) as connection:
+        connection.sendall(CHUNKED + begin)
+        assert closes(connection, piece)
+
+
+@pytest.mark.parametrize("most", [None, 10])
+def test_requests_that_wait_for_each_other_have_an_end(
+    most: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them takes memory, before anybody knows who asks."""
+    if most is not None:
+        monkeypatch.setattr(quick, "_MOST_PIPELINED", most)
+    one = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    last = one.replace(b"Host", b"Connection: close\r\nHost")
+    with (
+        serve(SocaityRouter(auth=Auth(api_keys={"p": KEY}), grace=1.0)) as url,
+        opened(url) as connection,
+    ):
+        connection.sendall(one * 999 + last)
+        answers = b""
+        with suppress(ConnectionError):
+            while piece := connection.recv(65_536):
+                answers += piece
+        count = answers.count(b"HTTP/1.1 200 OK\r\n")
+        assert count == 1000 if most is None else count < 1000
+        assert b"HTTP/1.1 400" not in answers  # it would be taken for an answer to one of them
+
+
+def test_fields_behind_a_body_are_no_headers() -> None:
+    """They come when the guard has looked."""
+    router = SocaityRouter(grace=1.0)
+
+    @router.app.post("/echo")
+    async def echo(request: Request) -> str:
+        await request.body()
+        return " ".join(request.headers)
+
+    with serve(router) as url, opened(url) as connection:
+        head = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(head + b"1\r\nx\r\n0\r\nSocaity-Token: x\r\n\r\n")
+        connection.sendall(b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        first, _, second = connection.makefile("rb").read().partition(b"HTTP/1.1 404")
+        assert b'"host transfer-encoding"' in first
+        assert second  # the next request is understood
+
+
+def test_refused_body_does_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quick, "_LINGER_SECONDS", 0.0)
+    with serve(SocaityRouter(auth=Auth(api_keys={"p": KEY}), grace=1.0)) as url, opened(url) as connection:
+        connection.sendall(b"POST /jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 401"
+        assert closes(connection, b"x" * 16_384)
+
+
+@pytest.mark.parametrize("is_form", [True, False])
+def test_body_that_stops_is_not_waited_for(is_form: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(*((login, "_FORM_SECONDS", 0.1) if is_form else (quick, "_BODY_SECONDS", 0.1)))
+    with serve(SocaityRouter(auth=Auth(api_keys={"p": KEY}), grace=1.0)) as url, opened(url) as connection:
+        connection.sendall(b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\ntoken")
+        answer = connection.makefile("rb").readline()  # b"": closed
+        assert answer == (b"HTTP/1.1 408 Request Timeout\r\n" if is_form else b"")
+
+
+UPGRADE = (
+    b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [
+        (b"Content-Length: 5\r\n\r\nhello", b"400 Bad Request"),
+        (b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"400 Bad Request"),
+        (b"a: b\r\n" * 300 + b"\r\n", b"431 Request Header Fields Too Large"),
+        (b"a: " + b"b" * 20_000 + b"\r\n\r\n", b"431 Request Header Fields Too Large"),
+    ],
+    ids=["body", "chunks", "many fields", "long field"],
+)
+def test_every_handshake_is_answered(more: bytes, status: bytes) -> None:
+    """Who gets no answer keeps a connection."""
+    with serve(SocaityRouter(auth=Auth(api_keys={"p": KEY}), grace=1.0)) as url, opened(url) as connection:
+        connection.sendall(UPGRADE + more)
+        assert connection.makefile("rb").read().startswith(b"HTTP/1.1 " + status)  # to the end: it is closed
 
 
 def test_large_token_is_refused() -> None:

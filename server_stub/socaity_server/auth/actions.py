@@ -8,7 +8,8 @@ __all__ = ["SERVICE", "Action", "blob_resource", "job_resource", "model_resource
 
 SERVICE = "service"
 """The resource of what is about the service as a whole."""
-_LONGEST = 128
+_LONGEST = 256
+"""Longer than the name of any folder, so that no two models are one to a policy."""
 
 
 class Action(StrEnum):

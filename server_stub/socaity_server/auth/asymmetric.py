@@ -69,6 +69,7 @@ def read_jwk(jwk: Any) -> tuple[str | None, str | None, str, Any] | None:
     """Id, algorithm, kind and key of an entry of a key set; None for what checks no signatures: secrets, keys for encryption,
     kinds that are not known, and keys that are too short."""
     import jwt
+    from cryptography.exceptions import UnsupportedAlgorithm
 
     if not isinstance(jwk, dict) or jwk.get("use", "sig") != "sig":
         return None
@@ -80,8 +81,8 @@ def read_jwk(jwk: Any) -> tuple[str | None, str | None, str, Any] | None:
     named = alg if isinstance(alg, str) else None
     try:
         key = jwt.PyJWK(public, algorithm=named or _usual(public)).key
-    except (jwt.PyJWTError, ValueError, TypeError):
-        return None
+    except (jwt.PyJWTError, UnsupportedAlgorithm, NotImplementedError, ValueError, TypeError):
+        return None  # "none" is not implemented
     usable = named or _usual(public)
     if usable is None or not fits(key, usable):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -27,6 +28,7 @@ _logger = logging.getLogger(__name__)
 
 _MOST_DECISIONS = 10_000
 _MAX_ANSWER = 64 * 1024
+_LONGEST_PATH = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Access:
             self.resource,
             context.peer,
             context.method,
-            context.path,
+            _shortened(context.path),
         )
 
 
@@ -185,7 +187,7 @@ class Policy:
                 code="policy_unreachable",
                 retry_after=1.0,
             )
-        _logger.debug("%s: %s on %s: %s", access.principal.owner, access.action, access.resource, permits)
+        _logger.debug("%r: %s on %r: %s", access.principal.owner, access.action, access.resource, permits)
         return permits
 
 
@@ -203,6 +205,13 @@ class _Decision:
         permits = yield from asyncio.shield(self._task).__await__()
         if not permits:
             raise _forbidden(self._access)
+
+
+def _shortened(text: str) -> str | bytes:
+    """What is remembered of a text that the caller chose: it may be as long as the head of a request."""
+    if len(text) <= _LONGEST_PATH:
+        return text
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def _forbidden(access: Access) -> AuthenticationError:

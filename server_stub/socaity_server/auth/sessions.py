@@ -7,6 +7,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 
 from .principal import Principal
 
@@ -34,7 +35,8 @@ class Sessions:
         while len(self._known) >= _MOST:
             self._known.popitem(last=False)
         word = secrets.token_urlsafe(32)
-        self._known[_hash(word)] = (principal, until)
+        # what has been opened with it, as a socket, ends with it
+        self._known[_hash(word)] = (replace(principal, expires_at=until), until)
         return word, max(until - now, 0.0)
 
     def find(self, word: str) -> Principal | None:

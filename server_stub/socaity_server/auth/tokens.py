@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ __all__ = ["TokenVerifier"]
 _MOST_KNOWN = 10_000
 _MOST_ROLES = 1000
 _LONGEST_NAME = 512
+_UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""What would end a line of a log, or has no form as bytes."""
 
 
 class TokenVerifier:
@@ -175,10 +178,14 @@ class TokenVerifier:
             or any(not isinstance(role, str) or len(role) > _LONGEST_NAME for role in roles)
         ):
             raise _invalid("its 'roles' is no list of texts")
-        until = claims.get("exp")
-        return Principal(
-            name, "user", tuple(roles), None if until is None else float(int(until)) + self._leeway
-        )
+        if any(_UNSPEAKABLE.search(text) for text in (name, *roles)):
+            raise _invalid("its 'sub' or 'roles' has control characters or half a character")
+        exp = claims.get("exp")
+        try:
+            until = None if exp is None else float(int(exp)) + self._leeway
+        except OverflowError:
+            raise _invalid("its 'exp' is out of all range") from None
+        return Principal(name, "user", tuple(roles), until)
 
 
 def _invalid(why: str) -> AuthenticationError:

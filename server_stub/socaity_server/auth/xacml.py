@@ -69,10 +69,13 @@ class XACML(DecisionPoint):
         responses = document.get("Response") if isinstance(document, dict) else None
         # version 1.0 of the profile lets a single result stand alone
         first = responses[0] if isinstance(responses, list) and responses else responses
-        decision = first.get("Decision") if isinstance(first, dict) else None
+        if not isinstance(first, dict):
+            raise JunkError("its answer has no decision")
+        decision = first.get("Decision")
         if decision not in _DECISIONS:
             raise JunkError("its answer has no decision")
-        return bool(decision == "Permit")
+        # "only on these conditions", none of which is known here: who cannot meet them has to refuse
+        return bool(decision == "Permit" and not first.get("Obligations"))
 
     def key(self, access: Access) -> Hashable:
         return self._plain_subject(access) if self._compat else access.key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import re
@@ -12,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Scope
 
-from socaity.exceptions import AuthenticationError, SocaityError
+from socaity.exceptions import AuthenticationError, InvalidInputError, SocaityError
 
 from ..auth.guard import Credentials, Guard, Principal
 from .bodies import limited_stream
@@ -21,6 +22,7 @@ from .responses import problem_response
 __all__ = ["Login", "cookie_name", "login_page", "read_cookie"]
 
 _MAX_FORM = 64 * 1024
+_FORM_SECONDS = 20.0
 _PLACE = re.compile(r"/(?![/\\])[\w./~-]*", re.ASCII)
 _AFTER = "/dashboard"
 _STYLE = (
@@ -53,7 +55,16 @@ class Login:
 
     async def take(self, request: Request) -> Response:
         """Log in: the cookie, and on to the page that was wanted; or the form again, with what was wrong."""
-        body = b"".join([chunk async for chunk in limited_stream(request, _MAX_FORM)])
+        try:
+            async with asyncio.timeout(_FORM_SECONDS):
+                body = b"".join([chunk async for chunk in limited_stream(request, _MAX_FORM)])
+        except TimeoutError:  # anybody may send something here
+            late = InvalidInputError(
+                f"The form did not come within {_FORM_SECONDS:g} s; send it again.",
+                status=408,
+                code="too_slow",
+            )
+            return problem_response(late)
         form = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True)
         token = form.get("token", [""])[0].strip()
         after = form.get("next", [_AFTER])[0]

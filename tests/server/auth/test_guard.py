@@ -99,7 +99,9 @@ def test_session_ends() -> None:
     long, seconds = sessions.open(Principal("a", "key"))
     short, left = sessions.open(Principal("b", "user", expires_at=1010.0))
     assert (seconds, left) == (100, 10)
-    assert sessions.find(long) is not None
+    known = sessions.find(long)
+    assert known is not None
+    assert (known.owner, known.expires_at) == ("key:a", 1100.0)  # a socket that it has opened ends then
     assert sessions.find(short) is not None
     now = 1010.0
     assert sessions.find(long) is not None

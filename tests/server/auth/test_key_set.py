@@ -172,6 +172,8 @@ async def test_junk_of_the_issuer_is_503(issuer: Peer, answer: Any) -> None:
         {**key_set(("RS256", "one"))["keys"][0], "use": "enc"},
         {**key_set(("RS256", "one"))["keys"][0], "key_ops": ["encrypt"]},
         {**key_set(("RS256", "one"))["keys"][0], "alg": "RS512"},
+        {**key_set(("RS256", "one"))["keys"][0], "alg": "none"},
+        {**key_set(("RS256", "one"))["keys"][0], "alg": "HS256"},
         {**key_set(("RS256", "one"))["keys"][0], "n": "AQAB"},
         {"kty": "RSA"},
         "text",

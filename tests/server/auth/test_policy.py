@@ -152,6 +152,16 @@ async def test_only_permit_permits(point: Peer, word: str) -> None:
         assert not await decided(policy, access())
 
 
+@pytest.mark.parametrize("obligations", [[{"Id": "urn:log-it"}], {"Id": "urn:log-it"}])
+async def test_permit_on_conditions_that_nobody_meets_is_a_no(point: Peer, obligations: Any) -> None:
+    point.answer = lambda _: {"Response": [{"Decision": "Permit", "Obligations": obligations}]}
+    async with asking(XACML(point.url)) as policy:
+        assert not await decided(policy, access())
+    point.answer = lambda _: {"Response": [{"Decision": "Permit", "Obligations": []}]}
+    async with asking(XACML(point.url)) as policy:
+        assert await decided(policy, access())
+
+
 async def test_only_the_first_response_counts(point: Peer) -> None:
     point.answer = lambda _: {"Response": [{"Decision": "Deny"}, {"Decision": "Permit"}]}
     async with asking(XACML(point.url)) as policy:
@@ -290,6 +300,22 @@ async def test_a_decision_is_for_one_question(point: Peer, other: Access) -> Non
         assert await decided(policy, access())
 
 
+@pytest.mark.parametrize("length", [256, 60_000])
+async def test_long_paths_are_told_apart_and_not_kept(point: Peer, length: int) -> None:
+    paths = ["/" + "x" * (length - 2) + last for last in "ab"]
+    asked = [access(context=RequestContext("10.0.0.7", "POST", path)) for path in paths]
+    async with asking(XACML(point.url)) as policy:
+        assert await decided(policy, asked[0])
+        point.answer = lambda _: decision("Deny")
+        assert not await decided(policy, asked[1])
+        assert len(repr(list(policy._decisions))) < 2000
+
+
+def test_models_of_long_names_are_told_apart() -> None:
+    """The name of a folder has up to 255 characters."""
+    assert model_resource("x" * 254 + "a") != model_resource("x" * 254 + "b")
+
+
 async def test_remembers_a_limited_number(point: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     from socaity_server.auth import policy as module
 
@@ -368,4 +394,6 @@ async def test_decisions_are_in_the_log_only_where_it_is_asked_for(
         assert not caplog.records
         with caplog.at_level(logging.DEBUG, "socaity_server.auth.policy"):
             await decided(policy, access(resource="model:b:1"))
-        assert "user:alice: infer on model:b:1: True" in caplog.text
+            await decided(policy, access(resource="path:/x\nWARNING: made up"))
+        assert "\nWARNING: made up" not in caplog.text
+        assert "'user:alice': infer on 'model:b:1': True" in caplog.text

@@ -196,10 +196,18 @@ def test_junk_is_refused(junk: str) -> None:
     assert refusal(verifier(), junk).code == "invalid_token"
 
 
-@pytest.mark.parametrize("exp", ["soon", 1e400, None, [], -1e400])
+@pytest.mark.parametrize("exp", ["soon", 1e400, None, [], -1e400, pytest.param(10**400, id="far")])
 def test_strange_end_is_refused(exp: Any) -> None:
     claims = {"sub": "alice", "exp": exp}
     refusal(verifier(), forge_hs256(claims, SECRET.encode()))
+
+
+@pytest.mark.parametrize("text", ["a\nWARNING: made up", "a\r", "\0", "\x1b[2J", "\u2028", "\ud800"])
+def test_name_and_roles_are_text_of_one_line(text: str) -> None:
+    """Names are in logs and in what is hashed."""
+    for claims in ({"sub": text}, {"sub": "alice", "roles": ["reader", text]}):
+        refusal(verifier(), forge_hs256({"exp": int(time.time()) + 100, **claims}, SECRET.encode()))
+    assert identified(verifier(), make_token(sub="Zoë Ødegård 李")).name == "Zoë Ødegård 李"
 
 
 def test_remembers_a_limited_number(monkeypatch: pytest.MonkeyPatch) -> None:
