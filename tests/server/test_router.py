@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import datetime
 import enum
+import hashlib
 import json
+import re
 from typing import Any, Literal
 
 import httpx
@@ -20,6 +23,8 @@ from socaity_server.cli import serve as serve_command
 from socaity_server.route import Route
 from socaity_server.runtimes.base import Runtime, TensorSpec
 from socaity_server.settings import read_settings
+
+from .conftest import open_client
 
 pytestmark = pytest.mark.anyio
 
@@ -354,3 +359,20 @@ def test_serve_command_explains_wrong_targets(capsys: pytest.CaptureFixture[str]
     assert "module:router" in errors
     assert "no_such_module_here" in errors
     assert "missing.onnx" in errors
+
+
+async def test_page_of_the_documentation_runs_nothing_but_what_it_names() -> None:
+    async with open_client(SocaityRouter(title="<b>mine</b>")) as client:
+        answer = await client.get("/docs")
+    assert "<title>&lt;b&gt;mine&lt;/b&gt;</title>" in answer.text
+    assert 'data-schema="/openapi.json"' in answer.text
+    loaded = re.findall(r"<(?:script|link)[^>]*(?:src|href)=[^>]*>", answer.text)
+    assert len(loaded) == 2
+    for tag in loaded:
+        assert re.search(r'="https://[^"]+@\d+\.\d+\.\d+/[^"]+" integrity="sha384-[\w+/]{64}"', tag)
+    (inline,) = re.findall(r"<script>(.+?)</script>", answer.text)
+    digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src https://")
+    assert f"'sha256-{digest}'" in policy
+    assert "unsafe" not in policy.partition("style-src")[0]

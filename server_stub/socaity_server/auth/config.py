@@ -94,6 +94,10 @@ class Auth:
                 "leeway and policy_ttl are seconds from 0 on, policy_timeout is more than 0."
             )
         self._check_algorithms(asymmetric)
+        if self.anonymous and not (self.pdp_url or self.opa_url):
+            _logger.warning(
+                "AUTH_ANONYMOUS lets everybody in, and without a policy (OIP_PDP_URL, OPA_URL) they may do everything"
+            )
 
     def _check_algorithms(self, asymmetric: bool) -> None:
         symmetric = bool(self.secret.strip())

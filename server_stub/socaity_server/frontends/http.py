@@ -33,6 +33,7 @@ from .blobs import BlobRoutes
 from .bodies import read_arguments
 from .dashboard import PROTOCOL as LIVE
 from .dashboard import LiveFrontend, dashboard_page
+from .docs_page import docs_page
 from .gate import Gate, refusal_of_socket
 from .limits import Limits
 from .login import Login
@@ -80,7 +81,7 @@ class SocaityApp(FastAPI):
             version=dataplane.version or "0",
             redoc_url=None,
             lifespan=self._live,
-            docs_url="/docs",
+            docs_url=None,  # our own page: `docs_page`
         )
         self.dataplane = dataplane
         self.settings = settings
@@ -189,10 +190,16 @@ class SocaityApp(FastAPI):
                 self.dataplane, route, self.max_body, single=True, observers=self.observers
             )
 
+        path, name = route.path, route.name
+
+        def served() -> Route:
+            # FastAPI keeps the functions that it was given: with the route in them they would keep a model that is gone
+            return self._endpoints.get(path) or self.dataplane.route(name)
+
         async def call(request: Request) -> Response:
-            hot = self._hot.get(route.path)
+            hot = self._hot.get(path)
             # Only below a mount does the path not lead to the handler at once.
-            return await self._call(route, request) if hot is None else _Delegate(hot)
+            return await self._call(served(), request) if hot is None else _Delegate(hot)
 
         self.openapi_schema = None
         for method in route.methods:
@@ -210,9 +217,9 @@ class SocaityApp(FastAPI):
         if "GET" not in route.methods:
 
             async def look(request: Request) -> Response:
-                return await self._look(route, request)
+                return await self._look(served(), request)
 
-            self.add_api_route(route.path, look, methods=["GET"], include_in_schema=False)
+            self.add_api_route(path, look, methods=["GET"], include_in_schema=False)
 
     def withdraw(self, path: str, name: str) -> None:
         """Answer no longer for the model that was served there."""
@@ -303,6 +310,7 @@ class SocaityApp(FastAPI):
 
         get("/health", self._health, "Whether the service is ready")
         get("/metrics", self._metrics, "Metrics for Prometheus")
+        get("/docs", docs_page, "All routes, as a page")
         get("/dashboard", dashboard_page, "What runs now, as a live page")
         get("/socaity", self._describe, "What can be called here")
         get("/status", self._status, "A job, by ?job_id=", query=("job_id", "wait", "sync"))

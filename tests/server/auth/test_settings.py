@@ -275,3 +275,11 @@ def test_settings_of_tls_and_connections() -> None:
     )
     with pytest.raises(ConfigurationError, match="SOCAITY_MAX_CONNECTIONS"):
         read_settings(environ={"SOCAITY_MAX_CONNECTIONS": "many"})
+
+
+@pytest.mark.parametrize(("policy", "warned"), [(None, True), ("http://pdp", False)])
+def test_everybody_without_a_policy_is_worth_a_warning(
+    caplog: pytest.LogCaptureFixture, policy: str | None, warned: bool
+) -> None:
+    Auth(api_keys={"a": "k" * 16}, anonymous=True, pdp_url=policy).check()
+    assert ("they may do everything" in caplog.text) is warned
