@@ -31,6 +31,8 @@ class Departure:
         self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
+            # its CancelledError refers to its frame, and that to this: a circle, with the answer in it
+            self._task = None
 
     def _look(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._wait())

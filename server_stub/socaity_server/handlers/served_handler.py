@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from pydantic import ValidationError
@@ -32,16 +33,20 @@ from .types import (
     Datatype,
     InferenceRequest,
     InferenceResponse,
+    LateData,
     ModelMetadataResponse,
     Parameters,
     RequestInput,
     RequestOutput,
-    TensorData,
+    ResponseOutput,
 )
 
 __all__ = ["HandlerModel", "check_handler"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
+T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
 
 
 class HandlerModel(ServedModel):
@@ -52,6 +57,7 @@ class HandlerModel(ServedModel):
         self._metadata: ModelMetadataResponse | None = None
         self._is_async = inspect.iscoroutinefunction(handler.infer)
         self._threads = WorkerThreads(name, concurrency)
+        self._room = asyncio.Semaphore(concurrency)
         self._timeout = timeout
         self._counters = CallCounters()
         self._is_loaded = True
@@ -107,7 +113,17 @@ class HandlerModel(ServedModel):
 
     @property
     def is_ready(self) -> bool:
-        return self._is_loaded and self._handler.model_ready(self.name).ready
+        if not self._is_loaded:
+            return False
+        try:
+            return bool(self._handler.model_ready(self.name).ready)
+        except (
+            Exception
+        ):  # the handler's own code may raise anything, and the readiness of others does not depend on it
+            _logger.exception(
+                "The handler of the model %s raised when it was asked whether it is ready", self.name
+            )
+            return False
 
     def metadata(self) -> dict[str, Any]:
         if self._metadata is None:
@@ -126,23 +142,26 @@ class HandlerModel(ServedModel):
         if not self._is_loaded:
             raise ServerError(f"The model {self.name!r} is not loaded.", status=503, code="model_unloaded")
         try:
-            payload = _payload(request, self._checked(request))
+            arrays = self._checked(request)
             timeout = timeout_of(request)
-            decode(payload)
         except TensorError:
             self._counters.count(0.0, succeeded=False)
             raise
         call = _Call()
 
-        def finish(task: asyncio.Task[InferResponse]) -> None:
-            call.task = None
-            if not task.cancelled():
-                error = task.exception()
-                on_done(None if error else task.result(), error)
+        async def work() -> None:
+            try:
+                response = await self._infer(request, arrays, min(self._timeout, timeout or math.inf))
+            except (
+                Exception
+            ) as error:  # for the one who waits; a task that keeps it would be in a circle with its frames
+                on_done(None, error)
+            else:
+                on_done(response, None)
+            finally:
+                call.task = None
 
-        work = self._infer(request, payload, min(self._timeout, timeout or math.inf))
-        call.task = asyncio.get_running_loop().create_task(work)
-        call.task.add_done_callback(finish)
+        call.task = asyncio.get_running_loop().create_task(work())
         return call
 
     async def stream(self, request: InferRequest, *, owner: str = "") -> AsyncGenerator[InferResponse, None]:
@@ -165,19 +184,19 @@ class HandlerModel(ServedModel):
         except TensorError as exc:
             raise TensorError(f"Failed to validate InferenceRequest: {exc}") from exc
 
-    async def _infer(self, request: InferRequest, payload: InferenceRequest, timeout: float) -> InferResponse:
+    async def _infer(self, request: InferRequest, arrays: dict[str, Array], timeout: float) -> InferResponse:
         began = time.monotonic()
         is_done = False
         version = request.model_version or None
         try:
             async with asyncio.timeout(None if timeout == math.inf else timeout) as limit:
                 if self._is_async:
-                    response = await self._handler.infer(payload, self.name, version)  # type: ignore[misc]
+                    async with self._room:
+                        payload = _payload(request, arrays)
+                        response = await self._handler.infer(payload, self.name, version)  # type: ignore[misc]
+                        answer = self._answer(request, payload, response)
                 else:
-                    response = await self._on_thread(
-                        lambda: self._handler.infer(payload, self.name, version), limit
-                    )
-                answer = self._answer(request, payload, response)
+                    answer = await self._on_thread(lambda: self._run(request, arrays, version), limit)
             is_done = True
             return answer
         except (SocaityError, NotImplementedError, TimeoutError, TensorError):
@@ -187,10 +206,15 @@ class HandlerModel(ServedModel):
         finally:
             self._counters.count(time.monotonic() - began, succeeded=is_done)
 
-    async def _on_thread(self, function: Callable[[], Any], limit: asyncio.Timeout) -> Any:
+    def _run(self, request: InferRequest, arrays: dict[str, Array], version: str | None) -> InferResponse:
+        """The whole work, on a thread: decoding and checking large tensors takes its time too."""
+        payload = _payload(request, arrays)
+        return self._answer(request, payload, self._handler.infer(payload, self.name, version))
+
+    async def _on_thread(self, function: Callable[[], T], limit: asyncio.Timeout) -> T:
         """The result of `function`. One that takes too long is given up, and another thread takes its place."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
+        future: asyncio.Future[T] = loop.create_future()
         context = copy_context()
 
         def run() -> None:
@@ -217,7 +241,7 @@ class HandlerModel(ServedModel):
                 response = InferenceResponse.model_validate(response)
             encode(payload, response)
             response.validate_oip()
-            tensors = {one.name: _tensor(one) for one in response.outputs}
+            tensors = _tensors(response.outputs)
             self._check_declared(tensors)
         except (TensorError, ValidationError) as exc:
             raise ServerError(
@@ -259,7 +283,7 @@ class _Call:
     __slots__ = ("task",)
 
     def __init__(self) -> None:
-        self.task: asyncio.Task[InferResponse] | None = None
+        self.task: asyncio.Task[None] | None = None
 
     def cancel(self) -> None:
         if self.task is not None:
@@ -296,8 +320,9 @@ def _data_of(tensor: Tensor) -> Array:
 
 
 def _payload(request: InferRequest, arrays: dict[str, Array]) -> InferenceRequest:
+    """The request as handlers see it, decoded."""
     given = {tensor.name: tensor for tensor in request.inputs}
-    return InferenceRequest.model_construct(
+    payload = InferenceRequest.model_construct(
         id=request.id or None,
         parameters=_parameters(request.parameters),
         inputs=[_input(name, array, given.get(name)) for name, array in arrays.items()],
@@ -308,19 +333,23 @@ def _payload(request: InferRequest, arrays: dict[str, Array]) -> InferenceReques
             for one in request.outputs
         ],
     )
+    decode(payload)
+    return payload
 
 
 def _input(name: str, array: Array, tensor: Tensor | None) -> RequestInput:
     kind = tensor.datatype if tensor is not None else _kind_of(array)
-    flat = array.reshape(-1).tolist()
-    if kind == "BYTES":
-        flat = [_text(one) for one in flat]
+
+    def elements() -> list[Any]:
+        flat = array.reshape(-1).tolist()
+        return [_text(one) for one in flat] if kind == "BYTES" else flat
+
     found = RequestInput.model_construct(
         name=name,
         shape=list(array.shape),
         datatype=Datatype(kind),
         parameters=None if tensor is None else _parameters(tensor.parameters),
-        data=TensorData.model_construct(flat),
+        data=LateData.of(elements),
     )
     found._array = array
     return found
@@ -353,7 +382,18 @@ def _scalars(parameters: Parameters) -> dict[str, Any]:
     }
 
 
-def _tensor(output: Any) -> Tensor:
+def _tensors(outputs: Sequence[ResponseOutput]) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for one in outputs:
+        if one.name in found:
+            raise TensorError(
+                f"Failed to validate InferenceResponse output ({one.name!r}): there is another of this name"
+            )
+        found[one.name] = _tensor(one)
+    return found
+
+
+def _tensor(output: ResponseOutput) -> Tensor:
     array = output.as_numpy()
     if output.datatype is Datatype.BYTES:
         array = as_bytes(array)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel
@@ -16,6 +16,7 @@ __all__ = [
     "Datatype",
     "InferenceRequest",
     "InferenceResponse",
+    "LateData",
     "MetadataTensor",
     "ModelMetadataResponse",
     "ModelReadyResponse",
@@ -86,6 +87,27 @@ class TensorData(RootModel[Any]):
 
     def __len__(self) -> int:
         return len(self.root)
+
+
+class LateData(TensorData):
+    """Elements that become a list when somebody first asks for one; handlers of large tensors want the array."""
+
+    _make: Callable[[], list[Any]] = PrivateAttr()
+
+    @classmethod
+    def of(cls, make: Callable[[], list[Any]]) -> Self:
+        """The elements that `make` gives."""
+        found = cls.model_construct(None)
+        found._make = make
+        object.__delattr__(found, "root")
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "root":
+            return super().__getattr__(name)  # type: ignore[misc]
+        found = self._make()
+        object.__setattr__(self, "root", found)
+        return found
 
 
 class _DataTensor(_Model):

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from socaity.exceptions import InvalidInputError
+from socaity.exceptions import InvalidInputError, ServerError
 from socaity.protocol.openinference.datatypes import DATATYPES, TensorError
 from socaity.protocol.openinference.messages import InferRequest, InferResponse
 
@@ -197,13 +197,16 @@ class BatchedModel(ServedModel):
         self.signature.outputs = {one.name: one for one in found if one is not None}
 
     def _run_empty(self, direct: DirectRoute, arrays: dict[str, Array], done: OnDone) -> Cancellable:
-        """A batch without rows, which no batcher takes: empty outputs where they are known, else what the model gives."""
+        """A batch without rows, which no batcher takes: empty outputs where they are declared, else what the model gives, and
+        where it cannot, outputs as it gave them before."""
         declared = self.signature.outputs.values()
         loop = asyncio.get_running_loop()
         known = {
             one.name: _empty(one) for one in declared if one.datatype is not None and one.shape is not None
         }
-        if known and len(known) == len(declared) and all(-1 not in (one.shape or ())[1:] for one in declared):
+        are_all = len(known) == len(declared) and all(-1 not in (one.shape or ())[1:] for one in declared)
+        is_known = bool(known) and are_all
+        if is_known and self.signature.knows_outputs:
             return loop.call_soon(done, known, None)
         function = self.route.function
         run = function if self.route.model is not None else lambda arrays: function(**arrays)
@@ -212,17 +215,27 @@ class BatchedModel(ServedModel):
             if future.cancelled():
                 return
             error = future.exception()
-            if error is not None:
-                refusal = TensorError(f"model {self.name!r} takes no batch without rows: {error}")
-                done(None, refusal)
-                return
-            outputs = future.result()
-            outputs = outputs if isinstance(outputs, dict) else {"": outputs}
-            done({name: np.asarray(array) for name, array in outputs.items()}, None)
+            if error is not None and is_known:
+                done(known, None)
+            elif error is not None:
+                done(None, TensorError(f"model {self.name!r} takes no batch without rows: {error}"))
+            else:
+                done(*_checked(self.name, future.result()))
 
         future = loop.run_in_executor(None, run, arrays)
         future.add_done_callback(ended)
         return future
+
+
+def _checked(model: str, outputs: Any) -> tuple[dict[str, Array] | None, ServerError | None]:
+    """What a batch without rows gave, or what is wrong with that."""
+    named = outputs if isinstance(outputs, dict) else {"": outputs}
+    arrays = {name: np.asarray(array) for name, array in named.items()}
+    for array in arrays.values():
+        if array.shape[:1] != (0,):
+            text = f"a batch of 0 rows gave a result of shape {list(array.shape)}; it has one row for each row it gets"
+            return None, ServerError(f"The model {model!r} gave a wrong answer: {text}.", code="model_error")
+    return arrays, None
 
 
 def _empty(tensor: TensorMetadata) -> Array:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from socaity.exceptions import APIError, ConfigurationError, InvalidInputError, JobCancelled, JobFailed
 from socaity.protocol.openinference.datatypes import TensorError
 
-__all__ = ["CLIENT_GONE", "Failure", "failure_of", "unsupported"]
+__all__ = ["CLIENT_GONE", "Failure", "failure_of", "forget_frames", "unsupported"]
 
 _logger = logging.getLogger(__name__)
 
@@ -47,6 +47,14 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(504, "The time that the call was allowed to take is over.")
     _logger.error("An Open Inference request failed", exc_info=error)
     return Failure(500, _INTERNAL)
+
+
+def forget_frames(error: BaseException) -> None:
+    """Let go of the frames that an error came through, when it has been answered: they refer to it, and to the request."""
+    found: BaseException | None = error
+    while found is not None:
+        found.__traceback__ = None
+        found = found.__cause__ or found.__context__
 
 
 def unsupported(what: str) -> APIError:

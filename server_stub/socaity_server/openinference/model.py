@@ -21,6 +21,8 @@ RESERVED = frozenset({"binary_data_output", "headers", "priority", "timeout"})
 """Parameters of requests that mean something to the server, and are not given to the model."""
 _MOST_URGENT = 10
 _MICROSECONDS = 1e6
+_LONGEST = 2**64 - 1
+"""Microseconds; gRPC has no larger numbers."""
 
 
 class ServedModel(ABC):
@@ -145,6 +147,6 @@ def priority_of(request: InferRequest) -> int:
 def timeout_of(request: InferRequest) -> float | None:
     """The seconds that a request may take; None: it does not say. On the wire they are microseconds."""
     timeout = request.parameters.get("timeout", 0)
-    if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
+    if type(timeout) is not int or not 0 <= timeout <= _LONGEST:
         raise TensorError(f"timeout is a whole number of microseconds, not {str(timeout)[:40]!r}")
     return timeout / _MICROSECONDS if timeout else None

@@ -91,7 +91,10 @@ class OpenInference:
 
     def model_names(self) -> list[str]:
         """The models that are served now, by name."""
-        served = [name for name, route in self.dataplane.routes.items() if self._of_route(route) is not None]
+        routes = self.dataplane.routes
+        for name in self._models.keys() - routes.keys():  # it would keep all that the model has loaded
+            del self._models[name]
+        served = [name for name, route in routes.items() if self._of_route(route) is not None]
         return sorted([*served, *self._added])
 
     def model(self, name: str, version: str = "") -> ServedModel:
@@ -202,6 +205,7 @@ class OpenInference:
             self._added[name].unload()
         else:
             await self._repository(name).unload(name)
+            self.model_names()  # forgets it
 
     # Inside
 

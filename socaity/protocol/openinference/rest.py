@@ -22,6 +22,7 @@ __all__ = [
     "read_parameters",
     "read_request",
     "read_response",
+    "read_text",
     "write_request",
     "write_response",
 ]
@@ -71,7 +72,7 @@ def read_request(
         model_name,
         inputs,
         model_version,
-        id=_text(document, "id"),
+        id=read_text(document, "id"),
         parameters=read_parameters(document.get("parameters"), "the request"),
         outputs=None if outputs is None else _requested(outputs),
     )
@@ -86,10 +87,10 @@ def read_response(
     """
     document, rest = _split(memoryview(body), header_length, loads)
     return InferResponse(
-        _text(document, "model_name"),
+        read_text(document, "model_name"),
         _tensors(document, "outputs", "output", rest, read_parameters=_known_parameters),
-        _text(document, "model_version"),
-        _text(document, "id"),
+        read_text(document, "model_version"),
+        read_text(document, "id"),
         _known_parameters(document.get("parameters"), "the answer"),
     )
 
@@ -141,6 +142,20 @@ def read_parameters(value: object, owner: str) -> Parameters:
         if name in _BOOLEANS and not isinstance(one, bool):
             raise TensorError(f"parameter {name!r} has invalid type: it is true or false, in {owner}")
     return dict(value)
+
+
+def read_text(document: Mapping[str, Any], key: str) -> str:
+    """The text at `key`; none (or null) is empty. Raises TensorError for what is no text, or has no form in UTF-8."""
+    value = document.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise TensorError(f"`{key}` is text: attempt to access JSON non-string as string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as exc:  # half of a pair, which JSON can name
+        raise TensorError(f"`{key}` is text that cannot be written as UTF-8") from exc
+    return value
 
 
 def _split(
@@ -250,15 +265,6 @@ def _requested(entries: object) -> list[RequestedOutput]:
         names.add(name)
         found.append(RequestedOutput(name, read_parameters(entry.get("parameters"), f"the output {name!r}")))
     return found
-
-
-def _text(document: Mapping[str, Any], key: str) -> str:
-    value = document.get(key)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise TensorError(f"`{key}` is text: attempt to access JSON non-string as string")
-    return value
 
 
 def _written(tensors: Sequence[Tensor], *, arrays: bool = False) -> tuple[list[dict[str, Any]], list[Chunk]]:

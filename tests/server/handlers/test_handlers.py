@@ -164,6 +164,68 @@ async def test_binary_tensors_reach_a_handler(client: httpx.AsyncClient) -> None
     refused(raw, 400, "metadata")
 
 
+async def test_a_large_tensor_becomes_no_list_that_nobody_asks_for(router: SocaityRouter) -> None:
+    kept: list[InferenceRequest] = []
+
+    class Sum(Echo):
+        def infer(
+            self, payload: InferenceRequest, model_name: str, model_version: str | None = None
+        ) -> InferenceResponse:
+            kept.append(payload)
+            output = ResponseOutput(
+                name="sum",
+                shape=[1],
+                datatype=Datatype.FP32,
+                data=TensorData([float(payload.inputs[0].as_numpy().sum())]),
+            )
+            return InferenceResponse(model_name=model_name, outputs=[output])
+
+    router.add_handler(Sum(), models="sum")
+    numbers = np.ones(4, np.float32)
+    body, headers = binary_body([(tensor("x", numbers, "FP32", binary=True), raw_of(numbers))])
+    async with open_client(router) as client:
+        answer = await client.post(INFER.format("sum"), content=body, headers=headers)
+
+    assert read_answer(answer) == {"sum": ("FP32", [1], [4.0])}
+    (data,) = [one.data for one in kept[0].inputs]
+    assert "root" not in vars(data)
+    assert kept[0].model_dump()["inputs"][0]["data"] == [1.0, 1.0, 1.0, 1.0]
+    assert data.root == [1.0, 1.0, 1.0, 1.0]
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = data.nonsense  # type: ignore[attr-defined]
+
+
+async def test_codecs_and_checks_do_not_run_on_the_event_loop(client: httpx.AsyncClient) -> None:
+    threads: list[threading.Thread] = []
+
+    @register_input_codec
+    class Noting(InputCodec):
+        ContentType = "noting"
+
+        @classmethod
+        def can_encode(cls, payload: Any) -> bool:
+            return False
+
+        @classmethod
+        def decode_input(cls, request_input: RequestInput) -> Any:
+            threads.append(threading.current_thread())
+
+        @classmethod
+        def encode_output(cls, name: str, payload: Any) -> ResponseOutput:
+            raise AssertionError
+
+    try:
+        answer = await client.post(
+            INFER.format("double"), json={"inputs": [{**X, "parameters": {"content_type": "noting"}}]}
+        )
+    finally:
+        del codecs._inputs["noting"]
+
+    assert answer.status_code == 200
+    assert len(threads) == 1
+    assert threading.main_thread() not in threads
+
+
 async def test_a_version_is_passed_on(client: httpx.AsyncClient, doubler: Doubler) -> None:
     named = await client.post("/v2/models/double/versions/1/infer", json={"inputs": [X]})
     unknown = await client.post("/v2/models/double/versions/3/infer", json={"inputs": [X]})
@@ -205,6 +267,25 @@ async def test_handlers_are_listed_counted_and_ready(client: httpx.AsyncClient, 
     assert (await client.get("/v2/health/ready")).status_code == 503
 
 
+async def test_a_handler_that_cannot_say_whether_it_is_ready_is_not(
+    client: httpx.AsyncClient,
+    doubler: Doubler,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(model_name: str, model_version: str | None = None) -> ModelReadyResponse:
+        raise RuntimeError("no connection")
+
+    monkeypatch.setattr(doubler, "model_ready", broken)
+
+    answer = await client.get("/v2/models/double/ready")
+    assert (answer.status_code, answer.json()) == (503, {"name": "double", "ready": False})
+    answer = await client.get("/v2/health/ready")
+    assert (answer.status_code, answer.json()) == (503, {"live": True, "ready": False})
+    assert (await client.get("/v2/models/echo/ready")).status_code == 200
+    assert "no connection" in caplog.text
+
+
 async def test_a_handler_loads_when_it_is_asked_to(client: httpx.AsyncClient, doubler: Doubler) -> None:
     await client.post("/v2/repository/models/double/unload")
     gone = await client.post(INFER.format("double"), json={"inputs": [X]})
@@ -230,6 +311,32 @@ async def test_an_async_handler_is_awaited(router: SocaityRouter) -> None:
         answer = await client.post(INFER.format("later"), json={"inputs": [X]})
 
     assert read_answer(answer)["x"][2] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_so_many_calls_of_an_async_handler_run_at_once(router: SocaityRouter, concurrency: int) -> None:
+    running: list[int] = []
+    most = 0
+
+    class Counting(Echo):
+        async def infer(  # type: ignore[override]
+            self, payload: InferenceRequest, model_name: str, model_version: str | None = None
+        ) -> InferenceResponse:
+            nonlocal most
+            running.append(1)
+            most = max(most, len(running))
+            for _ in range(10):
+                await asyncio.sleep(0)
+            running.pop()
+            return super().infer(payload, model_name)
+
+    router.add_handler(Counting(), models="counting", concurrency=concurrency)
+    async with open_client(router) as client:
+        calls = [client.post(INFER.format("counting"), json={"inputs": [X]}) for _ in range(6)]
+        answers = await asyncio.gather(*calls)
+
+    assert [one.status_code for one in answers] == [200] * 6
+    assert most == concurrency
 
 
 async def test_a_handler_that_takes_too_long_is_given_up(router: SocaityRouter) -> None:
@@ -379,6 +486,22 @@ async def test_an_answer_may_be_nested_flat_or_an_array(
     doubler.answer = ResponseOutput(name="y", shape=[1, 2], datatype=Datatype.FP32, data=TensorData(data))
 
     assert read_answer(await client.post(INFER.format("double"), json={"inputs": [X]}))["y"][2] == [1, 2]
+
+
+async def test_an_answer_has_each_output_once(client: httpx.AsyncClient, router: SocaityRouter) -> None:
+    class Twice(Echo):
+        def infer(
+            self, payload: InferenceRequest, model_name: str, model_version: str | None = None
+        ) -> InferenceResponse:
+            answer = super().infer(payload, model_name)
+            return InferenceResponse(model_name=model_name, outputs=answer.outputs * 2)
+
+    router.add_handler(Twice(), models="twice")
+
+    answer = await client.post(INFER.format("twice"), json={"inputs": [X]})
+
+    assert answer.status_code == 500
+    assert "output ('x'): there is another of this name" in answer.json()["error"]
 
 
 async def test_what_is_no_answer_is_an_error(client: httpx.AsyncClient, router: SocaityRouter) -> None:

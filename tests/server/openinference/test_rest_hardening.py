@@ -167,6 +167,27 @@ async def test_documents_that_are_no_requests_are_refused(client: httpx.AsyncCli
     refused(await client.post(INFER.format("fp32"), json=document), 400)
 
 
+@pytest.mark.parametrize(("path", "rest"), [("infer", b'"inputs": []'), ("generate", b'"text": "a"')])
+async def test_an_id_that_has_no_form_in_utf8_is_refused(
+    client: httpx.AsyncClient, path: str, rest: bytes
+) -> None:
+    body = b'{"id": "\\ud800", %b}' % rest
+
+    refused(await client.post(f"/v2/models/repeat/{path}", content=body), 400, "`id` is text")
+
+
+@pytest.mark.parametrize("model", ["fp32", "mean"])
+async def test_a_timeout_beyond_all_numbers_is_refused(client: httpx.AsyncClient, model: str) -> None:
+    """NaN makes the tolerant reader read the body, and that knows numbers of any length."""
+    name, kind, shape = ("INPUT0", "FP32", "[1, 1]") if model == "fp32" else ("values", "FP64", "[1]")
+    entry = f'{{"name": "{name}", "shape": {shape}, "datatype": "{kind}", "data": [NaN]}}'
+    body = f'{{"parameters": {{"timeout": 1{"0" * 400}}}, "inputs": [{entry}]}}'
+
+    refused(
+        await client.post(INFER.format(model), content=body), 400, "timeout is a whole number of microseconds"
+    )
+
+
 @pytest.mark.parametrize(
     "body", [b"\xff\xfe", b"{", b'{"inputs":[', b"nothing", b'{"inputs":"\\ud800"}', b"1" * 5000]
 )

@@ -228,6 +228,32 @@ async def test_numbers_that_are_none_come_back_as_null(client: httpx.AsyncClient
     np.testing.assert_array_equal(found, np.array([np.nan, np.inf, -np.inf, 1.5], np.float32))
 
 
+async def test_a_batch_without_rows_has_the_shapes_that_it_gives_itself(router: SocaityRouter) -> None:
+    """Not those of the call before: nobody has said which shapes the function gives."""
+
+    @router.add_route("/total", max_batch_size=8)
+    def total(x: Array) -> Array:
+        return x.sum() if not len(x) else x
+
+    @router.add_route("/highest", max_batch_size=8)
+    def highest(x: Array) -> Array:
+        x.max()  # there is none without rows
+        return x
+
+    async with open_client(router) as client:
+
+        async def answer(model: str, shape: list[int]) -> httpx.Response:
+            entry = {"name": "x", "shape": shape, "datatype": "FP32", "data": [1.0] * shape[0]}
+            return await client.post(INFER.format(model), json={"inputs": [entry]})
+
+        for model in ("anything", "total", "highest"):
+            assert (await answer(model, [2])).status_code == 200
+
+        assert read_answer(await answer("anything", [0, 3])) == {"output": ("FP32", [0, 3], [])}
+        assert read_answer(await answer("highest", [0])) == {"output": ("FP32", [0], [])}
+        refused(await answer("total", [0]), 500, "a batch of 0 rows gave a result of shape []")
+
+
 @pytest.mark.parametrize(
     ("model", "shape"), [("anything", [0]), ("fp32", [0, 3]), ("fp32", [2, 0]), ("simple", [0, 16])]
 )

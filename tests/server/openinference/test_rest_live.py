@@ -8,6 +8,7 @@ import gc
 import json
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -15,10 +16,25 @@ import numpy as np
 import pytest
 
 from socaity_server import SocaityRouter
+from socaity_server.frontends import departure
+from socaity_server.handlers import (
+    DefaultModelHandler,
+    InferenceRequest,
+    InferenceResponse,
+    ResponseOutput,
+)
 from socaity_server.model_config import ModelConfig
 from tests.server.conftest import SOON as DEADLINE
-from tests.server.conftest import Gate
-from tests.server.openinference.conftest import LENGTH, Gated, binary_body, raw_of, read_answer, tensor
+from tests.server.conftest import Gate, open_client
+from tests.server.openinference.conftest import (
+    LENGTH,
+    Gated,
+    Identity,
+    binary_body,
+    raw_of,
+    read_answer,
+    tensor,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -190,19 +206,94 @@ async def test_a_client_that_goes_away_ends_the_stream(router: SocaityRouter) ->
     assert all(message["more_body"] for message in sent[1:])
 
 
+class CountingPool(ThreadPoolExecutor):
+    """Counts what it is given."""
+
+    count = 0
+
+    def submit(self, *args: Any, **options: Any) -> Any:
+        self.count += 1
+        return super().submit(*args, **options)
+
+
 @pytest.mark.parametrize(
-    ("model", "document"),
+    ("model", "kind", "form", "elements", "count"),
     [
-        ("fp32", {"inputs": [{"name": "INPUT0", "shape": [1, 1], "datatype": "FP32", "data": [1]}]}),
-        ("fp32", {"inputs": []}),
-        ("mean", {"inputs": [{"name": "values", "shape": [1], "datatype": "FP64", "data": [1]}]}),
-        ("mean", {"inputs": [{"name": "values", "shape": [0], "datatype": "FP64", "data": []}]}),
-        ("numbers", {"inputs": [{"name": "count", "shape": [1], "datatype": "INT64", "data": [2]}]}),
+        ("anything", "FP32", "json", 100, 0),
+        ("anything", "FP32", "json", 100_000, 1),
+        ("anything", "FP32", "binary", 100_000, 0),
+        ("halves", "BF16", "binary", 200_000, 2),
+        ("anything", "BYTES", "binary", 1, 0),
+        ("anything", "BYTES", "binary", 100_000, 2),
     ],
 )
-async def test_requests_leave_nothing_for_the_garbage_collector(
-    router: SocaityRouter, model: str, document: Any
+async def test_much_that_is_converted_is_converted_on_a_thread(
+    router: SocaityRouter, model: str, kind: str, form: str, elements: int, count: int
 ) -> None:
+    router.add_model(Identity("bfloat16"), name="halves")
+    name = "INPUT0" if model == "halves" else "x"
+    entry: dict[str, Any] = {"name": name, "shape": [1, elements], "datatype": kind}
+    raw = {"FP32": b"\0\0\0\0", "BF16": b"\0\0", "BYTES": b"\1\0\0\0a"}[kind] * elements
+    if form == "json":
+        body, headers = binary_body([({**entry, "data": [1.5] * elements}, b"")])
+        headers.clear()
+    else:
+        entry["parameters"] = {"binary_data_size": len(raw)}
+        body, headers = binary_body([(entry, raw)])
+    async with open_client(router) as client:
+        await client.get("/v2")
+        with CountingPool() as pool:
+            asyncio.get_running_loop().set_default_executor(pool)
+            answer = await client.post(f"/v2/models/{model}/infer", content=body, headers=headers)
+
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["outputs"][0]["shape"] == [1, elements]
+    assert pool.count == count
+
+
+class Handled(DefaultModelHandler):
+    """Gives back what it gets, and refuses numbers below zero."""
+
+    def infer(
+        self, payload: InferenceRequest, model_name: str, model_version: str | None = None
+    ) -> InferenceResponse:
+        (one,) = payload.inputs
+        if one.data[0] < 0:
+            raise ArithmeticError("below zero")
+        output = ResponseOutput(name="y", shape=one.shape, datatype=one.datatype, data=one.data)
+        return InferenceResponse(model_name=model_name, outputs=[output])
+
+
+@pytest.mark.parametrize(
+    ("path", "document"),
+    [
+        ("fp32/infer", {"inputs": [{"name": "INPUT0", "shape": [1, 1], "datatype": "FP32", "data": [1]}]}),
+        ("fp32/infer", {"inputs": []}),
+        ("mean/infer", {"inputs": [{"name": "values", "shape": [1], "datatype": "FP64", "data": [1]}]}),
+        ("mean/infer", {"inputs": [{"name": "values", "shape": [0], "datatype": "FP64", "data": []}]}),
+        ("numbers/infer", {"inputs": [{"name": "count", "shape": [1], "datatype": "INT64", "data": [2]}]}),
+        ("words/generate_stream", {"text": "a b"}),
+        ("words/generate_stream", {"text": "a b", "fail_last": True}),
+        ("failing/infer", {"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]}),
+        ("handled/infer", {"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]}),
+        ("handled/infer", {"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [-1]}]}),
+        ("nothing/infer", {"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [-1]}]}),
+    ],
+)
+@pytest.mark.parametrize("moment", [departure._MOMENT, 0.0], ids=["short", "long"])
+async def test_requests_leave_nothing_for_the_garbage_collector(
+    router: SocaityRouter, monkeypatch: pytest.MonkeyPatch, path: str, document: Any, moment: float
+) -> None:
+    """Long calls are those during which it is looked whether the client is there still."""
+    monkeypatch.setattr(departure, "_MOMENT", moment)
+
+    @router.add_route("/failing", max_batch_size=8)
+    def failing(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        raise ArithmeticError("it always fails")
+
+    router.add_handler(Handled(), models="handled")
+    router.add_handler(DefaultModelHandler(), models="nothing")
+
     async def call() -> None:
         bodies = [{"type": "http.request", "body": json.dumps(document).encode(), "more_body": False}]
 
@@ -212,8 +303,13 @@ async def test_requests_leave_nothing_for_the_garbage_collector(
         async def send(message: Any) -> None:
             pass
 
-        path = f"/v2/models/{model}/infer"
-        scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": []}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": f"/v2/models/{path}",
+            "query_string": b"",
+            "headers": [],
+        }
         await router.app(scope, receive, send)
 
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -277,6 +279,26 @@ async def test_a_model_is_unloaded_and_loaded_again(folder: httpx.AsyncClient) -
     assert (gone.status_code, gone.json()) == (503, {"name": "half", "ready": False})
     assert load.json() == {"name": "half", "load": True}
     assert (await folder.get("/v2/models/half/ready")).status_code == 200
+
+
+async def test_a_model_that_is_unloaded_is_let_go(tmp_path: Path) -> None:
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "model.py").write_text("def predict(x):\n    return x / 2\n")
+    (tmp_path / "half" / "model_config.yaml").write_text("execution: thread\n")
+    router = SocaityRouter(grace=1.0)
+    router.add_models(tmp_path)
+    async with open_client(router) as client:
+        await client.get("/health")
+        await router.dataplane.settled()
+        assert (await client.get("/v2/models/half")).status_code == 200
+        model = router.dataplane.routes["half"].model
+        assert model is not None
+        kept = weakref.ref(model.runtime)
+        del model
+        assert (await client.post("/v2/repository/models/half/unload")).status_code == 200
+        gc.collect()
+
+        assert kept() is None
 
 
 async def test_a_load_may_have_no_body_and_loads_anew(folder: httpx.AsyncClient) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from math import prod
 from typing import Any
 
 import orjson
@@ -26,7 +27,7 @@ from socaity.protocol.openinference.rest import (
     write_response,
 )
 
-from ...openinference.failures import failure_of, unsupported
+from ...openinference.failures import failure_of, forget_frames, unsupported
 from ...openinference.observed import log_settings, trace_settings
 from ...openinference.service import OpenInference
 from ..departure import Departure, setter
@@ -44,6 +45,11 @@ _LENGTH = HEADER_LENGTH.lower().encode()
 _INTERESTING = frozenset({b"accept-encoding", b"content-encoding", b"content-length", _LENGTH})
 _SMALL = 64 * 1024
 """An answer below it is sent in one piece; the arrays of a larger one are not copied."""
+_MANY_BYTES = 256 * 1024
+"""What is converted and larger is read on a thread, and written on one, so that others are answered meanwhile."""
+_MANY_ELEMENTS = 16 * 1024
+_CONVERTED = ("BYTES", "BF16")
+"""Datatypes whose raw data is not what lies in memory."""
 _MOST_TARGETS = 1024
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
@@ -83,11 +89,11 @@ class RestFrontend:
             else:
                 body = await self._body(scope, receive)
                 await _send_json(send, await self._manage(target, body))
-        except ClientDisconnect:
-            return  # nobody is left to answer
+        except ClientDisconnect as error:  # nobody is left to answer
+            forget_frames(error)
         except Exception as error:  # the edge: whatever it is, the client gets an answer in its own form
             await send_error(send, error)
-            error.__traceback__ = None  # its frames refer to it: a circle
+            forget_frames(error)
 
     # What is asked
 
@@ -157,7 +163,10 @@ class RestFrontend:
                 coding = packing_of(value)
         header_length = read_header_length(length)
         body = await self._body(scope, receive, header_length or 0)
-        request = self._request(target, body, header_length)
+        if _is_slow(body, header_length):
+            request = await asyncio.to_thread(self._request, target, body, header_length)
+        else:
+            request = self._request(target, body, header_length)
         response = await self._answer(request, scope, receive)
         await _send_response(send, response, coding)
 
@@ -265,6 +274,15 @@ def _object(body: Buffer) -> dict[str, Any]:
     return document
 
 
+def _is_slow(body: Buffer, header_length: int | None) -> bool:
+    """Whether there is much to convert: numbers and text of JSON, and raw data that cannot be used as it is."""
+    length = len(body) if header_length is None else header_length
+    if length > _MANY_BYTES or len(body) <= _MANY_BYTES:
+        return length > _MANY_BYTES
+    document = bytes(memoryview(body)[:length])
+    return any(kind.encode() in document for kind in _CONVERTED)
+
+
 def _wants_ready(body: Buffer) -> bool:
     try:
         ready = _object(body).get("ready", False)
@@ -302,7 +320,11 @@ async def _send_bytes(send: Send, body: bytes, status: int, *headers: tuple[byte
 
 
 async def _send_response(send: Send, response: InferResponse, coding: str | None) -> None:
-    pieces, header_length = write_response(response, dumps=_dumps, arrays=True)
+    outputs = [one for one in response.outputs if one.datatype in _CONVERTED and one.data is not None]
+    if sum(prod(one.shape) for one in outputs) > _MANY_ELEMENTS:
+        pieces, header_length = await asyncio.to_thread(write_response, response, dumps=_dumps, arrays=True)
+    else:
+        pieces, header_length = write_response(response, dumps=_dumps, arrays=True)
     headers: list[tuple[bytes, bytes]] = [_JSON if header_length is None else _OCTETS]
     if header_length is not None:
         headers.append((_LENGTH, b"%d" % header_length))
@@ -364,6 +386,7 @@ async def _write_stream(
             raise
         text = failure_of(error).message.encode("utf-8", "replace").decode()
         await write(b"data: %s\n\n" % orjson.dumps({"error": text}))
+        forget_frames(error)
     await write(b"")
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 

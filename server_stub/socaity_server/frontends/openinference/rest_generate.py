@@ -11,7 +11,7 @@ from typing import Any
 
 from socaity.protocol.openinference.datatypes import TensorError
 from socaity.protocol.openinference.messages import InferRequest, InferResponse, Tensor
-from socaity.protocol.openinference.rest import read_parameters
+from socaity.protocol.openinference.rest import read_parameters, read_text
 from socaity.protocol.openinference.tensors import read_json, write_json
 
 from ...openinference.model import ServedModel
@@ -35,13 +35,11 @@ def read_generate(body: bytes | memoryview, model: ServedModel) -> tuple[InferRe
     document = _parsed(bytes(body))
     if isinstance(document.get("inputs"), list) and "inputs" not in model.signature.inputs:
         return InferRequest(model.name, [], model.version), document
-    given = document.get("id")
-    if given is not None and not isinstance(given, str):
-        raise TensorError("`id` is text: attempt to access JSON non-string as string")
+    given = read_text(document, "id")
     nested = document.get("parameters")
     if nested is not None and not isinstance(nested, dict):
         raise TensorError("Expected JSON object for keyword: 'parameters'")
-    request = InferRequest(model.name, [], model.version, id=given or "")
+    request = InferRequest(model.name, [], model.version, id=given)
     top = {key: value for key, value in document.items() if key not in _IGNORED}
     for name, value in [*top.items(), *(nested or {}).items()]:
         _put(request, name, value, model.signature)
