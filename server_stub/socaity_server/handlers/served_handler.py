@@ -7,7 +7,7 @@ import inspect
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, TypeAlias, TypeVar
@@ -16,29 +16,23 @@ import numpy as np
 from pydantic import ValidationError
 
 from socaity.exceptions import ConfigurationError, ServerError, SocaityError
-from socaity.protocol.openinference.datatypes import TensorError, datatype_of
+from socaity.protocol.openinference.datatypes import TensorError
 from socaity.protocol.openinference.messages import InferRequest, InferResponse, Tensor
 
 from ..direct import Cancellable, OnDone
 from ..openinference.awaiting import awaited
 from ..openinference.counters import CallCounters
 from ..openinference.model import ServedModel, timeout_of
-from ..openinference.outputs import as_bytes
 from ..openinference.signature import Signature, TensorMetadata
 from ..running import failure
 from ..workers import WorkerThreads
-from .codecs import decode, encode
+from .codecs import encode
 from .model_handler import ModelHandler
+from .payloads import data_of, fits, payload_of, scalars_of, tensors_of
 from .types import (
-    Datatype,
     InferenceRequest,
     InferenceResponse,
-    LateData,
     ModelMetadataResponse,
-    Parameters,
-    RequestInput,
-    RequestOutput,
-    ResponseOutput,
 )
 
 __all__ = ["HandlerModel", "check_handler"]
@@ -177,7 +171,7 @@ class HandlerModel(ServedModel):
                     raise TensorError(
                         f"model {self.name!r} has no metadata, from which raw inputs are deduced"
                     )
-                return {tensor.name: _data_of(tensor) for tensor in request.inputs}
+                return {tensor.name: data_of(tensor) for tensor in request.inputs}
             if self.signature.knows_outputs:
                 self.signature.check_outputs(request.outputs, self.signature.outputs)
             return self.signature.arrays(request)
@@ -192,7 +186,7 @@ class HandlerModel(ServedModel):
             async with asyncio.timeout(None if timeout == math.inf else timeout) as limit:
                 if self._is_async:
                     async with self._room:
-                        payload = _payload(request, arrays)
+                        payload = payload_of(request, arrays)
                         response = await self._handler.infer(payload, self.name, version)  # type: ignore[misc]
                         answer = self._answer(request, payload, response)
                 else:
@@ -208,7 +202,7 @@ class HandlerModel(ServedModel):
 
     def _run(self, request: InferRequest, arrays: dict[str, Array], version: str | None) -> InferResponse:
         """The whole work, on a thread: decoding and checking large tensors takes its time too."""
-        payload = _payload(request, arrays)
+        payload = payload_of(request, arrays)
         return self._answer(request, payload, self._handler.infer(payload, self.name, version))
 
     async def _on_thread(self, function: Callable[[], T], limit: asyncio.Timeout) -> T:
@@ -241,7 +235,7 @@ class HandlerModel(ServedModel):
                 response = InferenceResponse.model_validate(response)
             encode(payload, response)
             response.validate_oip()
-            tensors = _tensors(response.outputs)
+            tensors = tensors_of(response.outputs)
             self._check_declared(tensors)
         except (TensorError, ValidationError) as exc:
             raise ServerError(
@@ -257,7 +251,7 @@ class HandlerModel(ServedModel):
             list(tensors.values()),
             response.model_version or request.model_version or self.version,
             request.id or response.id or "",
-            {} if response.parameters is None else _scalars(response.parameters),
+            {} if response.parameters is None else scalars_of(response.parameters),
         )
 
     def _check_declared(self, tensors: dict[str, Tensor]) -> None:
@@ -270,7 +264,7 @@ class HandlerModel(ServedModel):
                     f"Failed to validate InferenceResponse output ({name!r}): its metadata has only "
                     f"{', '.join(self.signature.outputs)}"
                 )
-            if tensor.datatype != declared.datatype or not _fits(tensor.shape, declared.shape or ()):
+            if tensor.datatype != declared.datatype or not fits(tensor.shape, declared.shape or ()):
                 raise TensorError(
                     f"Failed to validate InferenceResponse output ({name!r}): declared {declared.datatype} "
                     f"{list(declared.shape or ())}, but got {tensor.datatype} {list(tensor.shape)}"
@@ -313,95 +307,3 @@ def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | Non
         future.set_result(result)
     else:
         future.set_exception(error)
-
-
-def _data_of(tensor: Tensor) -> Array:
-    return TensorMetadata(tensor.name, None, None).check(tensor, tensor.name)
-
-
-def _payload(request: InferRequest, arrays: dict[str, Array]) -> InferenceRequest:
-    """The request as handlers see it, decoded."""
-    given = {tensor.name: tensor for tensor in request.inputs}
-    payload = InferenceRequest.model_construct(
-        id=request.id or None,
-        parameters=_parameters(request.parameters),
-        inputs=[_input(name, array, given.get(name)) for name, array in arrays.items()],
-        outputs=None
-        if request.outputs is None
-        else [
-            RequestOutput.model_construct(name=one.name, parameters=_parameters(one.parameters))
-            for one in request.outputs
-        ],
-    )
-    decode(payload)
-    return payload
-
-
-def _input(name: str, array: Array, tensor: Tensor | None) -> RequestInput:
-    kind = tensor.datatype if tensor is not None else _kind_of(array)
-
-    def elements() -> list[Any]:
-        flat = array.reshape(-1).tolist()
-        return [_text(one) for one in flat] if kind == "BYTES" else flat
-
-    found = RequestInput.model_construct(
-        name=name,
-        shape=list(array.shape),
-        datatype=Datatype(kind),
-        parameters=None if tensor is None else _parameters(tensor.parameters),
-        data=LateData.of(elements),
-    )
-    found._array = array
-    return found
-
-
-def _kind_of(array: Array) -> str:
-    return datatype_of(array.dtype) or "BYTES"
-
-
-def _text(one: Any) -> Any:
-    try:
-        return one.decode() if isinstance(one, bytes) else one
-    except UnicodeDecodeError:
-        return one
-
-
-def _parameters(given: dict[str, Any]) -> Parameters | None:
-    if not given:
-        return None
-    if not isinstance(given.get("content_type", ""), str):
-        raise TensorError("content_type is text")
-    return Parameters(**given)
-
-
-def _scalars(parameters: Parameters) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in parameters.given().items()
-        if isinstance(value, str | bool | int | float)
-    }
-
-
-def _tensors(outputs: Sequence[ResponseOutput]) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-    for one in outputs:
-        if one.name in found:
-            raise TensorError(
-                f"Failed to validate InferenceResponse output ({one.name!r}): there is another of this name"
-            )
-        found[one.name] = _tensor(one)
-    return found
-
-
-def _tensor(output: ResponseOutput) -> Tensor:
-    array = output.as_numpy()
-    if output.datatype is Datatype.BYTES:
-        array = as_bytes(array)
-    parameters = {} if output.parameters is None else _scalars(output.parameters)
-    return Tensor(output.name, output.datatype.value, array.shape, array, parameters)
-
-
-def _fits(shape: tuple[int, ...], declared: tuple[int, ...]) -> bool:
-    return len(shape) == len(declared) and all(
-        size in (-1, found) for size, found in zip(declared, shape, strict=True)
-    )
