@@ -19,6 +19,7 @@ from socaity.exceptions import InvalidInputError, ServerError
 from ...auth.actions import SERVICE, Action
 from ...auth.principal import Credentials, RequestContext
 from ...dataplane import DataPlane
+from ...openinference.failures import forget_frames
 from ..limits import Limits
 from .errors import refusal_of
 
@@ -139,7 +140,7 @@ class GRPCCalls:
         if isinstance(error, grpc.aio.AbortError | asyncio.CancelledError):
             raise error
         code, message, metadata = refusal_of(error)
-        error.__traceback__ = None  # its frames refer to it: a circle
+        forget_frames(error)
         await context.abort(code, message, metadata)
         raise AssertionError("abort raises")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from socaity.protocol.openinference.messages import InferRequest
 from socaity.protocol.openinference.protobuf import SERVICE
 from socaity.protocol.openinference.wire import decode_request, encode_response
@@ -14,6 +16,10 @@ from ..grpc.calls import Context, GRPCCalls
 __all__ = ["InferCalls", "is_raw"]
 
 _PATH = f"/{SERVICE}/ModelInfer"
+_MANY_BYTES = 256 * 1024
+_HEAD = 4096
+"""Bytes in which clients say which tensors follow."""
+_CONVERTED = (b"BYTES", b"BF16")
 
 
 class InferCalls:
@@ -30,7 +36,9 @@ class InferCalls:
             calls.enter(context)
             try:
                 calls.check_size(data)
-                request = decode_request(data)
+                # text and BF16 are converted one by one, which would hold up all others
+                is_slow = len(data) > _MANY_BYTES and any(kind in data[:_HEAD] for kind in _CONVERTED)
+                request = await asyncio.to_thread(decode_request, data) if is_slow else decode_request(data)
                 del data
                 owner = "" if calls.dataplane.guard is None else await self._admit(context, request)
                 response = await self._service.infer(request, owner=owner)

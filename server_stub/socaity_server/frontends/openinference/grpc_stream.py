@@ -13,6 +13,7 @@ from socaity.protocol.openinference.protobuf import SERVICE
 from socaity.protocol.openinference.wire import decode_request, encode_stream_error, encode_stream_response
 
 from ...auth.actions import Action
+from ...openinference.failures import forget_frames
 from ...openinference.service import OpenInference
 from ..access import resource_of_endpoint
 from ..grpc.calls import Context, GRPCCalls
@@ -154,7 +155,7 @@ class _Stream:
         if self._has_real_statuses or isinstance(error, AuthenticationError):
             raise error
         message = refusal_of(error).message
-        error.__traceback__ = None  # its frames refer to it: a circle
+        forget_frames(error)
         await self._write(
             encode_stream_error(
                 message, model_name=request.model_name, model_version=request.model_version, id=request.id
