@@ -360,6 +360,12 @@ def _model_run(
 def _declared(outputs: Arrays, dtypes: Mapping[str, np.dtype[Any]]) -> Arrays:
     """The outputs in the dtypes that the configuration says; one without a name is the only one."""
     only = dtypes.get("") if len(outputs) == 1 else None
+    for name, array in outputs.items():
+        dtype = dtypes.get(name, only)
+        if dtype is not None and array.dtype.kind == "c" and dtype.kind != "c":
+            raise TypeError(
+                f"the output {name!r} is {array.dtype} and declared as {dtype}: it would lose its other half"
+            )
     return {
         name: array if dtype is None else array.astype(dtype, copy=False)
         for name, array in outputs.items()

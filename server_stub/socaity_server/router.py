@@ -209,21 +209,25 @@ class SocaityRouter:
         *,
         models: str | Sequence[str],
         concurrency: int = 4,
+        queue_size: int = 1000,
         timeout: float = 3600.0,
     ) -> None:
         """Serve `models`, the names of models that a handler has, by the Open Inference Protocol.
 
         They are loaded now (`model_load`), which this waits for. At most `concurrency` calls of each run at once on threads,
-        for `timeout` seconds at most.
+        for `timeout` seconds at most, and at most `queue_size` wait; more are refused with 503.
         """
-        if concurrency < 1 or timeout <= 0:
+        if concurrency < 1 or queue_size < 0 or timeout <= 0:
             raise ConfigurationError(
-                f"concurrency is 1 or more and timeout above 0, not {concurrency} and {timeout}."
+                "concurrency is 1 or more, queue_size 0 or more and timeout above 0, "
+                f"not {concurrency}, {queue_size} and {timeout}."
             )
         from .handlers.served_handler import HandlerModel, check_handler
 
         for name in check_handler(handler, models):
-            model = HandlerModel(handler, name, concurrency=concurrency, timeout=timeout)
+            model = HandlerModel(
+                handler, name, concurrency=concurrency, timeout=timeout, queue_size=queue_size
+            )
             try:
                 model.load()
             except ServerError as exc:

@@ -721,3 +721,17 @@ def until_true(is_true: Callable[[], bool]) -> None:
     while not is_true():
         assert time.monotonic() < end
         time.sleep(0.001)
+
+
+async def test_complex_output_is_not_made_real_silently(
+    router: SocaityRouter, client: httpx.AsyncClient
+) -> None:
+    class Turning(Scaler):
+        def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+            return {"y": inputs["x"] * np.complex64(1j)}
+
+    config = ModelConfig(outputs=(TensorSpec("y", "float32", (None, 2)),))
+    router.add_model(Turning(), name="turning", config=config)
+    answer = await client.post("/predict/turning", json={"x": [1, 2]})
+    assert answer.status_code == 500
+    assert "complex64 and declared as float32" in answer.json()["detail"]

@@ -44,14 +44,19 @@ _logger = logging.getLogger(__name__)
 
 
 class HandlerModel(ServedModel):
-    """One name that a handler serves. At most `concurrency` calls of it run at once, each for `timeout` seconds at most."""
+    """One name that a handler serves. At most `concurrency` calls of it run at once, each for `timeout` seconds at most, and at
+    most `queue_size` wait."""
 
-    def __init__(self, handler: ModelHandler, name: str, *, concurrency: int, timeout: float) -> None:
+    def __init__(
+        self, handler: ModelHandler, name: str, *, concurrency: int, timeout: float, queue_size: int
+    ) -> None:
         self._handler = handler
         self._metadata: ModelMetadataResponse | None = None
         self._is_async = inspect.iscoroutinefunction(handler.infer)
         self._threads = WorkerThreads(name, concurrency)
         self._room = asyncio.Semaphore(concurrency)
+        self._most_calls = concurrency + queue_size
+        self._calls = 0
         self._timeout = timeout
         self._counters = CallCounters()
         self._is_loaded = True
@@ -113,7 +118,7 @@ class HandlerModel(ServedModel):
             return bool(self._handler.model_ready(self.name).ready)
         except (
             Exception
-        ):  # the handler's own code may raise anything, and the readiness of others does not depend on it
+        ):  # the handler's own code may raise anything; the readiness of others does not depend on it
             _logger.exception(
                 "The handler of the model %s raised when it was asked whether it is ready", self.name
             )
@@ -135,6 +140,13 @@ class HandlerModel(ServedModel):
     def submit(self, request: InferRequest, on_done: OnDone, *, owner: str = "") -> Cancellable:
         if not self._is_loaded:
             raise ServerError(f"The model {self.name!r} is not loaded.", status=503, code="model_unloaded")
+        if self._calls >= self._most_calls:
+            raise ServerError(
+                f"The queue of the model {self.name!r} is full: {self._calls} calls run or wait.",
+                status=503,
+                code="queue_full",
+                retry_after=1.0,
+            )
         try:
             arrays = self._checked(request)
             timeout = timeout_of(request)
@@ -148,15 +160,20 @@ class HandlerModel(ServedModel):
                 response = await self._infer(request, arrays, min(self._timeout, timeout or math.inf))
             except (
                 Exception
-            ) as error:  # for the one who waits; a task that keeps it would be in a circle with its frames
+            ) as error:  # for the one who waits: a task that keeps it is in a circle with its frames
                 on_done(None, error)
             else:
                 on_done(response, None)
             finally:
                 call.task = None
 
-        call.task = asyncio.get_running_loop().create_task(work())
+        self._calls += 1
+        task = call.task = asyncio.get_running_loop().create_task(work())
+        task.add_done_callback(self._ended)  # also of one that was cancelled before it began
         return call
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._calls -= 1
 
     async def stream(self, request: InferRequest, *, owner: str = "") -> AsyncGenerator[InferResponse, None]:
         yield await awaited(lambda done: self.submit(request, done, owner=owner))

@@ -339,6 +339,38 @@ async def test_so_many_calls_of_an_async_handler_run_at_once(router: SocaityRout
     assert most == concurrency
 
 
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_calls_beyond_the_queue_are_refused(router: SocaityRouter, is_cancelled: bool) -> None:
+    gate = asyncio.Event()
+
+    class Held(Echo):
+        async def infer(  # type: ignore[override]
+            self, payload: InferenceRequest, model_name: str, model_version: str | None = None
+        ) -> InferenceResponse:
+            await gate.wait()
+            return super().infer(payload, model_name)
+
+    router.add_handler(Held(), models="held", concurrency=1, queue_size=2)
+    async with open_client(router) as client:
+
+        def ask() -> asyncio.Task[httpx.Response]:
+            return asyncio.create_task(client.post(INFER.format("held"), json={"inputs": [X]}))
+
+        calls = [ask() for _ in range(4)]
+        done, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+        (refusal,) = done
+        refused(refusal.result(), 503, "full")
+        assert refusal.result().headers["retry-after"] == "1"
+        if is_cancelled:
+            for call in waiting:
+                call.cancel()
+            await asyncio.wait(waiting)
+        gate.set()
+        answers = [await call for call in waiting if not is_cancelled] + [await ask()]
+
+    assert {one.status_code for one in answers} == {200}
+
+
 async def test_a_handler_that_takes_too_long_is_given_up(router: SocaityRouter) -> None:
     release = threading.Event()
 
