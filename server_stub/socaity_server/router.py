@@ -387,6 +387,8 @@ class SocaityRouter:
         try:
             from .frontends.grpc.server import GRPCServer
         except ImportError as exc:
+            if (exc.name or "").partition(".")[0] not in ("grpc", "google"):
+                raise
             raise ConfigurationError(
                 f"gRPC needs grpcio and protobuf: pip install 'socaity[grpc]' ({exc})."
             ) from exc
