@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 
 from socaity.exceptions import (
+    APIError,
     ConfigurationError,
     ConnectError,
     SocaityError,
@@ -31,6 +32,8 @@ MAX_MESSAGE = 2**31 - 1
 _CLOSING = 2.0
 """Seconds that closing waits for gRPC to let go."""
 _RETRY_PUSHBACK = "grpc-retry-pushback-ms"
+_CODE = "socaity-code"
+"""What our servers call what went wrong: `token_expired` and not only that a caller was refused."""
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_MESSAGE),
@@ -126,8 +129,9 @@ class GRPCChannel:
     ) -> AsyncGenerator[Any, None]:
         """One message of a stream of requests, which ends with it, and the stream of answers."""
         channel, is_connected = await self._connected()
-        rpc = channel.stream_stream(path, request_serializer=_written, response_deserializer=read)(
-            iter((message,)), timeout=timeout, metadata=self._with(None)
+        # The same on the wire; `stream_stream` makes "Internal error from Core" of a refusal that meets the message on its way.
+        rpc = channel.unary_stream(path, request_serializer=_written, response_deserializer=read)(
+            message, timeout=timeout, metadata=self._with(None)
         )
         try:
             async for answer in rpc:
@@ -215,15 +219,19 @@ class GRPCChannel:
         if word == "DEADLINE_EXCEEDED":
             return TransportTimeout(f"{self.place} did not answer in time")
         status, name = _STATUS.get(word, (500, "internal"))
-        pushback = dict(metadata or ()).get(_RETRY_PUSHBACK)
-        return from_problem(
+        told = dict(metadata or ())
+        problem = from_problem(
             {
                 "status": status,
                 "code": name,
                 "detail": text or f"{self.place} answered {word} without a reason; look at its log",
-                "retry_after": _seconds(pushback),
+                "retry_after": _seconds(told.get(_RETRY_PUSHBACK)),
             }
         )
+        word_of_server = told.get(_CODE)
+        if isinstance(problem, APIError) and isinstance(word_of_server, str) and word_of_server:
+            problem.code = word_of_server
+        return problem
 
 
 async def _watched(channel: grpc.aio.Channel, state: grpc.ChannelConnectivity) -> None:
