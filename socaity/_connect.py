@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ from .exceptions import ConfigurationError
 from .transport import Target, Transport
 
 __all__ = ["connect"]
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\t -~]*")
 
 
 def connect(
@@ -32,20 +36,20 @@ def connect(
     HTTP). `transport` chooses one by name (`"websocket"`, `"http"`, `"inprocess"`, `"open_inference"`,
     `"open_inference_server"`) or is one. `timeout` (seconds, default 10) bounds connecting and describing, not
     jobs. `retry` is a RetryPolicy or a number of attempts. `progress=False` or `SOCAITY_PROGRESS=0` silences the bars.
+    White space around `api_key` and the values of `headers` is left out, and an empty key is none.
 
-    Raises ConfigurationError for an unknown scheme or transport.
+    Raises ConfigurationError for an unknown scheme or transport, and for a key or header that cannot be sent.
     """
+    api_key, headers = _key(api_key), _sendable(headers or {})
     if isinstance(target, str):
         if "://" not in target:
             place = Target(f"http://{target}").place
             raise ConfigurationError(
                 f"{place.removeprefix('http://')!r} is no URL; write {place} or another scheme"
             )
-        where = Target(target.rstrip("/"), api_key, dict(headers or {}), 10.0 if timeout is None else timeout)
+        where = Target(target.rstrip("/"), api_key, headers, 10.0 if timeout is None else timeout)
     elif callable(target) or callable(getattr(target, "app", None)):
-        where = Target(
-            "inprocess:", api_key, dict(headers or {}), 10.0 if timeout is None else timeout, app=target
-        )
+        where = Target("inprocess:", api_key, headers, 10.0 if timeout is None else timeout, app=target)
     else:
         raise ConfigurationError(
             f"connect() takes a URL, a SocaityRouter or an ASGI app, not {type(target).__name__}"
@@ -57,6 +61,37 @@ def connect(
     if progress is None:
         progress = os.environ.get("SOCAITY_PROGRESS", "1") not in ("0", "false", "no", "off")
     return Service(where, open_wire=_opener(where, transport), retry=retry, shows_progress=progress)
+
+
+def _key(given: Any) -> str | None:
+    """The key as it is sent: a file or a variable that holds one often ends in a new line. Raises ConfigurationError."""
+    if given is None:
+        return None
+    if not isinstance(given, str):
+        raise ConfigurationError(f"api_key must be text, not {type(given).__name__}")
+    key = given.strip()
+    if not _HEADER_VALUE.fullmatch(key):  # never with the key
+        raise ConfigurationError(
+            "the api_key has characters that no header can carry (a line break, or some that are not ASCII); "
+            "look at where it is read from"
+        )
+    return key or None
+
+
+def _sendable(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers without white space around their values, which may be secrets. Raises ConfigurationError."""
+    found = {}
+    for name, value in headers.items():
+        text = value.strip() if isinstance(value, str) else value
+        if not _HEADER_NAME.fullmatch(name):
+            raise ConfigurationError(f"{name!r} is no name of a header; use letters, digits and '-'")
+        if isinstance(text, str) and not _HEADER_VALUE.fullmatch(text):
+            raise ConfigurationError(
+                f"the value of the header {name!r} has characters that no header can carry (a line break, or some that "
+                "are not ASCII)"
+            )
+        found[name] = text
+    return found
 
 
 def _opener(target: Target, transport: Any) -> Callable[[], Transport]:

@@ -27,6 +27,8 @@ T = TypeVar("T")
 # On Windows a lock that is waited for cannot be interrupted with Ctrl-C; there the wait is cut in slices.
 _WAIT_SLICE = 0.25 if sys.platform == "win32" else None
 _EXIT_GRACE = 2.0
+_LAST_TASKS = 0.5
+"""Seconds for what is cancelled at the exit."""
 
 
 class Waitable:
@@ -342,11 +344,17 @@ class Portal:
                     await asyncio.gather(*(close() for close in closers), return_exceptions=True)
             except TimeoutError:
                 logger.debug("a wire did not close in time")
-            left = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in left:
-                task.cancel()
-            if left:
-                await asyncio.wait(left, timeout=0.5)
+            stop, quiet = loop.time() + _LAST_TASKS, 0
+            while quiet < 2:
+                # a generator that nobody reads any more is closed by a task, whose end may drop another generator, for which
+                # there is a task only in the next turn of the loop but one
+                await asyncio.sleep(0)
+                left = asyncio.all_tasks() - {asyncio.current_task()}
+                quiet = 0 if left else quiet + 1
+                for task in left:
+                    task.cancel()
+                if left and (await asyncio.wait(left, timeout=max(0.0, stop - loop.time())))[1]:
+                    return
 
         def begin() -> None:
             task = loop.create_task(close_all())

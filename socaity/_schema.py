@@ -45,7 +45,7 @@ class UnfinishedError(Exception):
 def compile_check(parameter: ParameterDescription, endpoint: EndpointDescription) -> Check:
     """The check of one parameter."""
     if parameter.tensor is not None:
-        tensor_check = _tensor_check(parameter.tensor, endpoint.batched)
+        tensor_check = _array_check(parameter.tensor, endpoint)
         if parameter.required or parameter.default is not None:
             return tensor_check
         return lambda value: None if value is None else tensor_check(value)
@@ -375,6 +375,19 @@ def _object(schema: Mapping[str, Any], references: CheckedReferences) -> Check:
         return checked
 
     return check
+
+
+def _array_check(tensor: TensorDescription, endpoint: EndpointDescription) -> Check:
+    """Text goes to models as text; numbers as arrays. A model that does not say what it takes may want either."""
+    if tensor.dtype not in (None, "object") or (tensor.dtype is None and not endpoint.direct):
+        return _tensor_check(tensor, endpoint.batched)
+    from ._text_arrays import holds_text, text_array_check
+
+    text_check = text_array_check(tensor, endpoint.batched, plain)
+    if tensor.dtype is not None:
+        return text_check
+    number_check = _tensor_check(tensor, endpoint.batched)
+    return lambda value: text_check(value) if holds_text(value) else number_check(value)
 
 
 def _tensor_check(tensor: TensorDescription, batched: bool) -> Check:

@@ -115,6 +115,8 @@ class Service:
             hint = (
                 f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(endpoints)) or 'none'}"
             )
+            if not endpoints and self._target.place.startswith(("http://", "https://")):
+                hint += f"; a model that speaks only Open Inference is at oip+{self._target.place}"
             raise NotFoundError(
                 f"{self._target.place} has no endpoint {name!r}; {hint}", code="unknown_endpoint"
             )

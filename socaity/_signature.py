@@ -49,7 +49,9 @@ def make_signature(endpoint: EndpointDescription) -> inspect.Signature:
         kind = inspect.Parameter.KEYWORD_ONLY if after_optional else inspect.Parameter.POSITIONAL_OR_KEYWORD
         optional_seen = optional_seen or not one.required
         default = inspect.Parameter.empty if one.required else one.default
-        parameters.append(inspect.Parameter(one.name, kind, default=default, annotation=annotation_of(one)))
+        parameters.append(
+            inspect.Parameter(one.name, kind, default=default, annotation=annotation_of(one, endpoint))
+        )
     parameters.sort(key=lambda parameter: parameter.kind)
     variadic = [one.name for one in endpoint.parameters if one.variadic]
     if variadic:
@@ -66,12 +68,16 @@ def _free_name(name: str, taken: set[str]) -> str:
     return name
 
 
-def annotation_of(parameter: ParameterDescription) -> Any:
+def annotation_of(parameter: ParameterDescription, endpoint: EndpointDescription) -> Any:
     """The Python type of a parameter; arrays as text, because numpy may not be installed."""
     if parameter.tensor is not None:
-        shape = parameter.tensor.shape
+        shape, dtype = parameter.tensor.shape, parameter.tensor.dtype or "any"
+        if dtype == "object":
+            if shape == []:
+                return str | list[str] if endpoint.batched else str
+            dtype = "str"
         sizes = [] if shape is None else ["×".join("?" if n is None else str(n) for n in shape) or "scalar"]
-        return f"Array[{', '.join([parameter.tensor.dtype or 'any', *sizes])}]"
+        return f"Array[{', '.join([dtype, *sizes])}]"
     if parameter.location == "file":
         return bytes
     return python_type(parameter.json_schema)

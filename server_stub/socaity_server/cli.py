@@ -44,7 +44,8 @@ def serve(argv: list[str]) -> int:
                 print(line, file=sys.stderr)
             if router.grpc_address is not None:
                 print(f"Open Inference over gRPC at {router.grpc_address}", file=sys.stderr)
-            names = ", ".join(router.dataplane.routes) or "no endpoints"
+            handled = [f"{name} (Open Inference only)" for name in sorted(router.app.open_inference.added)]
+            names = ", ".join([*router.dataplane.routes, *handled]) or "no endpoints"
             print(f"Serving {names} at {url} (documentation: {url}/docs)", file=sys.stderr, flush=True)
             if options.watch and options.log_level is None:
                 # what was loaded until now has just been reported

@@ -346,7 +346,8 @@ def _model_run(
             if stacks:
                 outputs = function(inputs)
             else:
-                outputs = function({name: array[0] for name, array in inputs.items()})
+                # `array[0]` of one text would be the text itself and no array
+                outputs = function({name: array[0, ...] for name, array in inputs.items()})
                 outputs = {name: np.asarray(array)[None] for name, array in outputs.items()}
             return _declared(outputs, dtypes) if dtypes else outputs
         except (InvalidInputError, ServerError, JobFailed):

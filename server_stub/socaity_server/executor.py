@@ -143,7 +143,9 @@ class LocalExecutor(Executor):
             await lease.begin()
         if self.route.kind == "batched":
             return await self._call_batched(self.route, arguments)
-        run = job.run = Run(self.route, arguments, slots=self._slots, emit=lease.emit, context=context)
+        run = job.run = Run(
+            self.route, arguments, slots=self._slots, emit=lease.emit, context=context, job_id=lease.job_id
+        )
         if job.is_lost:
             raise JobCancelled("The job was cancelled.")
         return await run.result()

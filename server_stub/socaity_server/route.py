@@ -165,6 +165,7 @@ class Route:
         batched = self.kind == "batched"
         if batched and self.tensors is not None:
             parameters = [_with_tensor(parameter, self.tensors) for parameter in parameters]
+            batched = self.tensors.has_batch_axis
         return EndpointDescription(
             name=self.name,
             path=self.path,

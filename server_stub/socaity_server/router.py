@@ -53,6 +53,8 @@ _SWITCH_INTERVAL = 0.0005
 """Seconds after which the event loop gives the interpreter lock to a thread that waits for it. With the usual 5 ms a model that
 is ready for its next batch waits for 10 while requests come in, and has nothing to do."""
 _MIB = 2**20
+_KEEP_ALIVE = 60
+"""Seconds for which an idle connection is kept."""
 _LAST_WORDS = 0.2
 """Seconds for the answers of gRPC that are on their way when everything has ended."""
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -324,6 +326,12 @@ class SocaityRouter:
                     "everybody who reaches %s can use this service: authentication is off (AUTH_ENABLED, docs/security.md)",
                     place,
                 )
+            elif settings.tls_cert is None and not is_loopback(place):
+                _logger.warning(
+                    "keys and tokens travel in the clear to %s: there is no TLS; give --tls-cert and --tls-key, or let a proxy "
+                    "in front have it (docs/security.md)",
+                    place,
+                )
         server = self.server(
             settings.host,
             settings.port,
@@ -377,6 +385,8 @@ class SocaityRouter:
             ws_per_message_deflate=False,
             ws_max_size=(self.dataplane.max_body or 0) + _MIB,
             lifespan="on",
+            # long enough that no client sends a request while an idle connection is being closed
+            timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=max(int(self.grace), 1),
         )
         if grpc_port is None:

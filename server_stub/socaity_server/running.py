@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack, nullcontext, suppress
@@ -17,12 +18,15 @@ from .media import BrokenMedia, Inputs, needs_time, read_files
 from .model_slot import ABSENT_CODES
 from .progress import Channel, JobProgress
 from .route import Route
+from .sparing_log import SparingLog
 from .values import to_plain
 from .workers import Work, WorkerThreads
 
 __all__ = ["Emit", "Run", "Slots", "failure"]
 
 Emit: TypeAlias = Callable[[EventKind, Any], Awaitable[bool]]
+
+_logger = logging.getLogger(__name__)
 
 _OURS = str(Path(__file__).parent)
 _PROGRESS_INTERVAL = 0.05
@@ -35,23 +39,32 @@ class Slots:
     def __init__(self, route: Route) -> None:
         self.threads = WorkerThreads(route.name, route.concurrency)
         self.tasks = asyncio.Semaphore(route.concurrency)
+        self.log = SparingLog(_logger)
 
 
 class Run:
-    """Runs a function once. `emit` gets its progress, log lines and chunks, in order.
+    """Runs a function once, for the job `job_id` if there is one. `emit` gets its progress, log lines and chunks, in order.
 
     `result` raises JobFailed (also `timeout` and `result_not_serialisable`) or JobCancelled. A thread cannot be stopped:
     after `cancel` the run lasts until the function notices or returns; after the timeout its thread is given up.
     """
 
     def __init__(
-        self, route: Route, values: Mapping[str, Any], *, slots: Slots, emit: Emit, context: Context
+        self,
+        route: Route,
+        values: Mapping[str, Any],
+        *,
+        slots: Slots,
+        emit: Emit,
+        context: Context,
+        job_id: str = "",
     ) -> None:
         self._route = route
         self._values = dict(values)
         self._slots = slots
         self._emit = emit
         self._context = context
+        self._job_id = job_id
         self._loop = asyncio.get_running_loop()
         self._channel = Channel(self._loop)
         self._progress: JobProgress | None = None
@@ -68,11 +81,15 @@ class Run:
         self._channel.put("cancel")
 
     async def result(self) -> Any:
-        """Run, and give the result as a plain value (None after a stream)."""
-        if self._route.kind in ("plain", "generator"):
-            return await self._supervise()
-        async with self._slots.tasks:
-            return await self._supervise()
+        """Run, and give the result as a plain value (None after a stream). A failure is in the log."""
+        try:
+            if self._route.kind in ("plain", "generator"):
+                return await self._supervise()
+            async with self._slots.tasks:
+                return await self._supervise()
+        except JobFailed as exc:
+            self._slots.log.failed(self._route.name, exc, self._job_id)
+            raise
 
     async def _supervise(self) -> Any:
         timeout = self._route.timeout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -29,6 +30,8 @@ __all__ = [
     "read_settings",
 ]
 
+_logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 PROVIDERS = ("fastapi",)
@@ -38,6 +41,16 @@ MAX_GRPC_STREAMS = 1024
 MAX_GRPC_CALLS = 8192
 _YES, _NO = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 _ORIGIN = re.compile(r"https?://[^\s/?#@*]+")
+_IDENTIFIES = (
+    "SOCAITY_API_KEYS",
+    "SOCAITY_API_KEYS_FILE",
+    "AUTH_SECRET",
+    "AUTH_PUBLIC_KEY",
+    "AUTH_JWKS_URL",
+    "OIP_PDP_URL",
+    "OPA_URL",
+)
+"""What nobody sets who wants an open service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +178,20 @@ def read_grpc_settings(
 def read_auth(given: Auth | bool | None = None, environ: Mapping[str, str] | None = None) -> Auth | None:
     """How callers are identified, or None where nobody is: what a program says, else what the environment says.
 
-    Raises ConfigurationError that names the variable, and never a secret.
+    Raises ConfigurationError that names the variable, and never a secret. What is set and not used, because nothing turns it on,
+    is a warning in the log.
     """
     if given is False or isinstance(given, Auth):
         return given or None
     env = os.environ if environ is None else environ
     if not (given or _strict_flag(env, "AUTH_ENABLED")):
+        unused = [name for name in _IDENTIFIES if env.get(name, "").strip()]
+        if unused and not env.get("AUTH_ENABLED", "").strip():  # who says false means it
+            _logger.warning(
+                "authentication is off, and everybody can use this service, although %s is set: AUTH_ENABLED=true turns it "
+                "on; AUTH_ENABLED=false says that it is meant to be off",
+                ", ".join(unused),
+            )
         return None
     keys = read_api_keys(env.get("SOCAITY_API_KEYS", ""), source="SOCAITY_API_KEYS")
     file = env.get("SOCAITY_API_KEYS_FILE")

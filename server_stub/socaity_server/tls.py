@@ -35,6 +35,11 @@ class TLSFiles:
             raise ConfigurationError(
                 "There is a key for TLS and no certificate; give it too: --tls-cert, or SOCAITY_TLS_CERT."
             )
+        if not key and _has_no_key(Path(certificate)):
+            raise ConfigurationError(
+                f"The certificate {os.fspath(certificate)!r} for TLS comes without its key, which is not in that file; give it: "
+                "--tls-key, or SOCAITY_TLS_KEY."
+            )
         files = cls(os.fspath(certificate), os.fspath(key or certificate))
         files.make_context()
         return files
@@ -64,6 +69,15 @@ class TLSFiles:
     def context(self, config: Any, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
         """For `uvicorn.Config(ssl_context_factory=…)`."""
         return self.make_context()
+
+
+def _has_no_key(path: Path) -> bool:
+    """A certificate in PEM form that is alone; what else may be wrong with the file, OpenSSL says."""
+    try:
+        text = path.read_bytes()
+    except OSError:
+        return False
+    return b"-----BEGIN CERTIFICATE-----" in text and b"PRIVATE KEY-----" not in text
 
 
 class _LockedError(Exception):

@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from .live import PROTOCOL
-from .top_screen import History, draw, paint
+from .top_screen import History, clean, draw, paint
 
 __all__ = ["top"]
 
@@ -32,6 +32,7 @@ _RATES_WITHIN = 3.0
 _OPEN_TIMEOUT = 10.0
 _MAX_MESSAGE = 64 * 2**20
 _PLAIN_WIDTH = 160
+_LONGEST_REASON = 500
 _SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 
 Snapshot: TypeAlias = dict[str, Any]
@@ -55,7 +56,7 @@ def top(argv: list[str]) -> int:
     _forgive_encoding(sys.stdout)
     try:
         url = _socket_url(options.url)
-        key = options.api_key or os.environ.get("SOCAITY_API_KEY") or None
+        key = _key(options.api_key or os.environ.get("SOCAITY_API_KEY") or "")
         with contextlib.closing(_watch(url, key)) as events:
             if options.once or not (options.json or is_terminal):
                 _print(_first(events), as_json=options.json)
@@ -93,9 +94,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _key(given: str) -> str | None:
+    """The key as it is sent. Raises _UsageError, which never has it."""
+    key = given.strip()
+    if not (key.isascii() and key.isprintable()):
+        raise _UsageError(
+            "the API key has characters that no header can carry; look at where it is read from"
+        )
+    return key or None
+
+
 def _socket_url(url: str) -> str:
     """Where the live view of a service is. Raises _UsageError."""
     parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme.startswith("oip+"):
+        raise _UsageError(
+            f"a server of the Open Inference Protocol has no live view, only our own has one: give its address as "
+            f"http://{parts.netloc.rpartition('@')[2]}"
+        )
     try:
         has_place = bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
@@ -137,7 +153,7 @@ def _watch(url: str, api_key: str | None = None) -> Generator[Snapshot | str | N
                     has_begun, attempts = True, 0
                     yield snapshot
         except (OSError, WebSocketException, ValueError) as exc:
-            trouble = _explain(exc)
+            trouble = _explain(exc, has_key=api_key is not None)
         if not has_begun:
             raise _Unreachable(f"{_place(url)} {trouble}")
         yield trouble
@@ -153,9 +169,11 @@ def _place(url: str) -> str:
     return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
 
 
-def _explain(exc: Exception) -> str:
+def _explain(exc: Exception, *, has_key: bool) -> str:
     if isinstance(exc, InvalidStatus):
         status = exc.response.status_code
+        if status == 401 and has_key:
+            return f"refused the API key or token that was given: {_reason(exc)}"
         if status == 401:
             return "wants to know who you are: give an API key or a token with --api-key or SOCAITY_API_KEY"
         if status == 403:
@@ -169,6 +187,15 @@ def _explain(exc: Exception) -> str:
     if isinstance(exc, OSError):
         return f"cannot be reached: {(exc.strerror or str(exc)).lower()}"
     return f"does not speak {PROTOCOL}: {exc}"
+
+
+def _reason(refusal: InvalidStatus) -> str:
+    """What the server says of it, fit for a terminal."""
+    try:
+        detail = json.loads(refusal.response.body or b"")["detail"]
+    except (ValueError, LookupError, TypeError):
+        detail = None
+    return clean(detail)[:_LONGEST_REASON] if isinstance(detail, str) and detail else "HTTP 401"
 
 
 def _first(events: Iterator[Snapshot | str | None]) -> Snapshot:

@@ -51,7 +51,7 @@ def read_arguments(words: Sequence[str], endpoint: EndpointDescription) -> dict[
         given.setdefault(key, []).append(text)
     parameters = {one.name: one for one in endpoint.parameters if not one.variadic}
     for key, texts in given.items():
-        arguments[key] = _read_texts(key, texts, parameters.get(key), source)
+        arguments[key] = _read_texts(key, texts, parameters.get(key), endpoint, source)
     return arguments
 
 
@@ -97,11 +97,19 @@ def _json(data: bytes | str, where: str) -> Any:
         raise UsageError(f"{where} is not JSON: {exc}") from exc
 
 
-def _read_texts(key: str, texts: list[str], parameter: ParameterDescription | None, source: _Source) -> Any:
-    kinds = {"any"} if parameter is None else kinds_of(parameter)
+def _read_texts(
+    key: str,
+    texts: list[str],
+    parameter: ParameterDescription | None,
+    endpoint: EndpointDescription,
+    source: _Source,
+) -> Any:
+    kinds = {"any"} if parameter is None else kinds_of(parameter, endpoint)
     schema = {} if parameter is None else parameter.json_schema
     walk = SchemaWalk(schema)
     item = _kinds(_array_of(schema, walk).get("items"), walk) if "array" in kinds else set()
+    if kinds == {"string", "tensor"}:
+        item = {"string"}
     is_file = texts[0].startswith("@") and bool(item & {"media", "bytes"})
     if len(texts) == 1 and not is_file:
         return _read(key, texts[0], kinds, source)
@@ -172,7 +180,9 @@ def _from_file(key: str, name: str, kinds: set[str], source: _Source) -> Any:
             return data
         what = "neither .npy nor JSON" if "tensor" in kinds else "no UTF-8 text"
         raise UsageError(f"{where} is {what}: {exc}") from exc
-    if kinds & {"string", "any"}:
+    # a file for an array that may also be text is an array: an empty one is a mistake
+    is_array = "tensor" in kinds and "string" not in kinds
+    if kinds & {"string", "any"} and not is_array:
         return _from_text(key, text, kinds)
     return _json(text, where)
 
@@ -197,10 +207,13 @@ def _short(text: str) -> str:
 # -- what a parameter takes -------------------------------------------------------------------------------------------
 
 
-def kinds_of(parameter: ParameterDescription) -> set[str]:
+def kinds_of(parameter: ParameterDescription, endpoint: EndpointDescription) -> set[str]:
     """The kinds of values a parameter takes: those of JSON, `bytes`, `media` (a file), `tensor` and `any`."""
-    if parameter.tensor is not None:
-        return {"tensor"}
+    tensor = parameter.tensor
+    if tensor is not None:
+        if tensor.dtype == "object":
+            return {"string"} if tensor.shape == [] and not endpoint.batched else {"string", "tensor"}
+        return {"any", "tensor"} if tensor.dtype is None and endpoint.direct else {"tensor"}
     if parameter.location == "file":
         return {"media"}
     return _kinds(parameter.json_schema, SchemaWalk(parameter.json_schema))

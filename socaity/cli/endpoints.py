@@ -10,7 +10,7 @@ import sys
 from .._endpoint import Endpoint
 from .._signature import annotation_of
 from ..exceptions import NotFoundError
-from ..protocol.description import ParameterDescription
+from ..protocol.description import EndpointDescription, ParameterDescription
 from .options import UsageError, make_parser, open_service
 from .terminal import harmless
 
@@ -71,15 +71,15 @@ def _whole(endpoint: Endpoint) -> str:
     if endpoint.description.parameters:
         lines.append("")
     for one in endpoint.description.parameters:
-        lines.append(f"  {_parameter(one)}")
+        lines.append(f"  {_parameter(one, endpoint.description)}")
         if one.description:
             lines.append(f"      {' '.join(one.description.split())}")
     return "\n".join(map(harmless, lines))
 
 
-def _parameter(one: ParameterDescription) -> str:
+def _parameter(one: ParameterDescription, endpoint: EndpointDescription) -> str:
     if one.variadic:
         return f"**{one.name}: any other"
-    kind = annotation_of(one)
+    kind = annotation_of(one, endpoint)
     name = kind.__name__ if type(kind) is type else str(kind).replace("typing.", "")
     return f"{one.name}: {name}" + ("" if one.required else f" = {one.default!r}")

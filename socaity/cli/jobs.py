@@ -15,7 +15,7 @@ from .._service import Service
 from .._text_width import cut, padded, width_of
 from ..exceptions import ConfigurationError, SocaityError
 from ..protocol.events import JobStatus
-from .options import UsageError, make_parser, open_service, url_of
+from .options import UsageError, make_parser, open_service, shown, url_of
 from .output import Output
 from .terminal import complain
 from .waiting import follow
@@ -72,6 +72,11 @@ def _limit(text: str) -> int:
 def _over_http(options: argparse.Namespace, url: str) -> Service:
     """These are requests that are answered, also where the jobs themselves go over the socket."""
     url = url_of(url)
+    if url.lower().startswith("oip+"):
+        raise ConfigurationError(
+            f"{shown(url)}: a server of the Open Inference Protocol keeps no jobs; a call ends with the connection it was "
+            "made on. One of ours keeps those of its other endpoints, at its address with http://"
+        )
     if url.startswith("ws"):
         url = "http" + url.removeprefix("ws").removesuffix("/ws")
     return open_service(options, url, transport="http")

@@ -6,6 +6,8 @@ import os
 import re
 import sys
 
+from ..exceptions import AuthenticationError
+
 __all__ = ["complain", "harmless", "let_go_of_stdout", "open_closed_streams"]
 
 # Cursor, colours, title, clipboard: all begin with a control character. The others turn the direction of what follows.
@@ -20,8 +22,11 @@ def harmless(text: str) -> str:
 
 
 def complain(name: str, text: object) -> None:
-    """One message of a command to stderr."""
-    sys.stderr.write(f"socaity {name}: {harmless(str(text))}\n")
+    """One message of a command to stderr; to whom a service asks who they are, how to say it here."""
+    hint = ""
+    if isinstance(text, AuthenticationError) and text.status == 401:
+        hint = "\nA key or token is given with --api-key or SOCAITY_API_KEY."
+    sys.stderr.write(f"socaity {name}: {harmless(str(text))}{hint}\n")
 
 
 def open_closed_streams() -> None:

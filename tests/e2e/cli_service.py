@@ -84,6 +84,13 @@ def drip() -> Iterator[str]:
     yield "second\n"
 
 
+@router.add_route("/crumble")
+def crumble(word: str) -> Iterator[str]:
+    """A word, and then an error."""
+    yield word
+    raise RuntimeError("it broke")
+
+
 @router.add_route("/endless")
 def endless() -> Iterator[int]:
     for number in numbers():

@@ -97,6 +97,14 @@ def test_stream_is_text_or_json_lines(url: str) -> None:
     assert said(run("call", url, "write", "prompt=Once", "--json")) == (0, '"Once"\n" upon"\n" a time"\n')
 
 
+def test_stream_that_breaks_says_only_why(url: str) -> None:
+    for _ in range(4):
+        ran = run("call", url.replace("http", "oip+http", 1), "crumble", "word=first")
+        assert (ran.returncode, ran.stdout) == (1, b"first\n")
+        assert "it broke" in ran.stderr.decode()
+        assert b"Task was destroyed" not in ran.stderr
+
+
 def test_chunk_is_printed_before_the_next_one_is_made(url: str) -> None:
     assert run("call", url, "shut").returncode == 0
     with subprocess.Popen([*SOCAITY, "call", url, "drip"], stdout=subprocess.PIPE) as process:
@@ -174,6 +182,15 @@ def test_wrong_usage_is_exit_code_2_and_says_what_to_write(url: str, words: list
         (["endpoints", "gopher://there"], "gopher"),
         (["endpoints", "http://h", "--header", "x"], "NAME: VALUE"),
         (["completion", "tcsh"], "tcsh"),
+        (
+            ["jobs", "--url", "oip+http://me:secret@h:1"],
+            "oip+http://h:1: a server of the Open Inference Protocol keeps no",
+        ),
+        (["jobs", "x", "--cancel", "--url", "oip+grpc://h:1"], "keeps no jobs"),
+        (
+            ["top", "oip+http://me:secret@h:1"],
+            "has no live view, only our own has one: give its address as http://h:1",
+        ),
     ],
 )
 def test_wrong_commands_are_exit_code_2(words: list[str], message: str) -> None:
@@ -255,3 +272,13 @@ def test_completion_knows_the_live_service(url: str) -> None:
     assert complete("jobs", "--url", url, "--endpoint", "ho") == ["hold"]
     assert complete("jobs", "--status", "r") == ["running"]
     assert complete("call", "--js") == ["--json"]
+
+
+@pytest.mark.parametrize("command", [["call", "{url}", "paint", "text=a"], ["top", "{url}", "--once"]])
+def test_key_that_cannot_be_sent_is_refused_without_being_told(url: str, command: list[str]) -> None:
+    words = [one.format(url=url) for one in command]
+    ran = run(*words, SOCAITY_API_KEY="k3y-€")
+    assert said(ran) == (2, "")
+    assert "characters that no header can carry" in ran.stderr.decode()
+    assert b"k3y" not in ran.stderr
+    assert run(*words, SOCAITY_API_KEY="k3y\n").returncode == 0

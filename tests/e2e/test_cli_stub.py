@@ -79,7 +79,7 @@ def folder(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stub")
     written = stub(url, "-o", "models.py", folder=folder)
     assert written.stdout == ""
-    assert f"models.py: 17 endpoints of {url}" in written.stderr
+    assert f"models.py: 18 endpoints of {url}" in written.stderr
     (folder / "use.py").write_text(USE)
     return folder
 

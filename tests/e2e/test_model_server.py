@@ -31,6 +31,20 @@ import numpy as np
 def predict(x):
     return np.asarray(x) * {factor}
 """
+HANDLER = """
+from socaity_server import SocaityRouter
+from socaity_server.handlers import DefaultModelHandler, ModelMetadataResponse
+
+class Mine(DefaultModelHandler):
+    def model_metadata(self, model_name, model_version=None):
+        return ModelMetadataResponse(name=model_name, platform="mine")
+
+    def model_load(self, model_name):
+        return True
+
+router = SocaityRouter()
+router.add_handler(Mine(), models=["h1"])
+"""
 SLOW = """
 import pathlib
 import time
@@ -191,3 +205,16 @@ def test_sigterm_drains(tmp_path: Path, cache: dict[str, str]) -> None:
         until((models / "slow" / "ran").exists)
         assert server.terminate() in (0, -signal.SIGTERM)  # uvicorn passes the signal on when it has ended
         assert job.result(DEADLINE).tolist() == [1.0]
+
+
+def test_model_of_a_handler_is_named_and_found(tmp_path: Path) -> None:
+    (tmp_path / "handler_of_a_test.py").write_text(HANDLER)
+    with ServerProcess("handler_of_a_test:router", env={"PYTHONPATH": str(tmp_path)}) as server:
+        assert "Serving h1 (Open Inference only) at http://" in server.said
+        with (
+            socaity.connect(server.url) as service,
+            pytest.raises(socaity.NotFoundError, match=rf"no endpoint 'h1'.*at oip\+{server.url}"),
+        ):
+            service["h1"]
+        with socaity.connect(f"oip+{server.url}") as service:
+            assert list(service) == ["h1"]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -197,6 +200,48 @@ def test_client_is_told_that_its_key_is_wrong(service: str, transport: str | Non
         with socaity.connect(url, api_key=key, transport=transport, progress=False):
             pass
     assert caught.value.status == 401
+
+
+@pytest.mark.parametrize(
+    ("key", "code", "message"),
+    [
+        (None, "unauthenticated", "wants to know who calls"),
+        (good(lasts=-5), "token_expired", "expired"),
+        (good(aud="them"), "invalid_token", "audience"),
+    ],
+)
+def test_socket_client_is_told_why_it_was_refused(
+    service: str, key: str | None, code: str, message: str
+) -> None:
+    with pytest.raises(AuthenticationError, match=message) as caught:
+        with socaity.connect(service.replace("http", "ws", 1), api_key=key, progress=False):
+            pass
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        (["call", "{url}", "greet", "name=you"], "wants to know who calls", "with --api-key or SOCAITY_API_KEY"),
+        (["call", "ws{tail}", "greet", "name=you"], "wants to know who calls", "with --api-key or SOCAITY_API_KEY"),
+        (["top", "{url}"], "wants to know who you are", "with --api-key or SOCAITY_API_KEY"),
+        (["top", "{url}", "--api-key", "wrong"], "refused the API key or token that was given: ", "is not accepted"),
+    ],
+)  # fmt: skip
+def test_commands_say_how_a_key_is_given_and_why_it_was_refused(
+    service: str, words: list[str], message: str, hint: str
+) -> None:
+    words = [one.format(url=service, tail=service.removeprefix("http")) for one in words]
+    done = subprocess.run(
+        [sys.executable, "-m", "socaity.cli", *words],
+        env={name: value for name, value in os.environ.items() if name != "SOCAITY_API_KEY"},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert hint in done.stderr
 
 
 def test_in_process_client_needs_a_key_as_well() -> None:

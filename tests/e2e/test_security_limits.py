@@ -216,6 +216,7 @@ def test_no_loopback(host: str) -> None:
         ("0.0.0.0", {}, True),
         ("127.0.0.1", {}, False),
         ("0.0.0.0", {"AUTH_ENABLED": "on", "SOCAITY_API_KEYS": f"p:{KEY}"}, False),
+        ("127.0.0.1", {"AUTH_ENABLED": "on", "SOCAITY_API_KEYS": f"p:{KEY}"}, False),
     ],
 )
 def test_open_server_is_warned_of(host: str, environment: dict[str, str], warns: bool) -> None:
@@ -235,6 +236,9 @@ def test_open_server_is_warned_of(host: str, environment: dict[str, str], warns:
                 break
         expected = f"everybody who reaches {host} can use this service: authentication is off (AUTH_ENABLED"
         assert (expected in said) is warns
+        assert (f"keys and tokens travel in the clear to {host}" in said) is (
+            "AUTH_ENABLED" in environment and host == "0.0.0.0"
+        )
         assert KEY not in said
     finally:
         server.kill()

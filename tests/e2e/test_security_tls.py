@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import socaity
-from socaity.exceptions import ConfigurationError, ConnectError
+from socaity.exceptions import ConfigurationError, ConnectError, TransportError
 from socaity_server import Auth, SocaityRouter
 from socaity_server.tls import TLSFiles
 
@@ -147,6 +147,37 @@ def test_client_does_not_trust_everybody(served: str, wire: str) -> None:
             pass
 
 
+@pytest.mark.parametrize(
+    ("scheme", "content"),
+    [
+        ("https", None),
+        ("oip+https", None),
+        ("oip+grpcs", None),
+        ("https", "no certificate"),
+        ("oip+https", "no certificate"),
+    ],
+)
+def test_certificates_that_cannot_be_read_are_named(
+    served: str, scheme: str, content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "roots.pem"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    with pytest.raises(ConfigurationError, match=f"SSL_CERT_FILE names {re.escape(str(file))}, which cannot"):
+        with socaity.connect(served.replace("https", scheme, 1), api_key=KEY, progress=False):
+            pass
+
+
+@pytest.mark.parametrize("scheme", ["http", "oip+http"])
+def test_client_without_tls_is_told_about_https(served: str, scheme: str) -> None:
+    with pytest.raises(
+        TransportError, match=r"broke: .* Where it speaks TLS, its address begins with https://"
+    ):
+        with socaity.connect(served.replace("https", scheme, 1), api_key=KEY, retry=1, progress=False):
+            pass
+
+
 def test_models_answer_over_tls_as_without(served: str, files: Files) -> None:
     context = ssl.create_default_context(cafile=str(files.root))
     with httpx.Client(base_url=served, verify=context, headers={"Authorization": f"Bearer {KEY}"}) as client:
@@ -174,7 +205,7 @@ def test_login_gives_a_secure_cookie(served: str, files: Files) -> None:
 @pytest.mark.parametrize(
     ("certificate", "key", "message"),
     [
-        ("certificate", None, "TLS cannot be served with"),
+        ("certificate", None, "comes without its key"),
         (None, "key", "a key for TLS and no certificate"),
         ("certificate", "locked", "locked with a password; unlock it: openssl pkey"),
         ("root", "key", "the key has to be that of the certificate"),
@@ -236,7 +267,7 @@ def test_command_serves_and_calls_over_tls(files: Files, by: str, tmp_path: Path
         wrong = {**trusting, "SOCAITY_API_KEY": "wrong"}
         for command, expected in (
             (["call", url, "greet", "name=you"], "not known here"),
-            (["top", url, "--once"], "wants to know who you are"),
+            (["top", url, "--once"], "refused the API key or token that was given"),
         ):
             done = subprocess.run(
                 [sys.executable, "-m", "socaity.cli", *command],
@@ -250,3 +281,11 @@ def test_command_serves_and_calls_over_tls(files: Files, by: str, tmp_path: Path
     finally:
         server.kill()
         server.communicate(timeout=DEADLINE)
+
+
+def test_certificate_without_its_key_says_which_option_is_missing(files: Files, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"comes without its key.*--tls-key, or SOCAITY_TLS_KEY"):
+        TLSFiles.of(files.certificate, None)
+    both = tmp_path / "both.pem"
+    both.write_bytes(files.certificate.read_bytes() + files.key.read_bytes())
+    assert TLSFiles.of(both, None) is not None

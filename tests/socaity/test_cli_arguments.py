@@ -68,6 +68,32 @@ def test_list_may_be_given_by_one_key_several_times() -> None:
         read(STRING, "a", "b")
 
 
+ONE_TEXT = TensorDescription(dtype="object", shape=[])
+
+
+@pytest.mark.parametrize(
+    ("tensor", "batched", "texts", "expected"),
+    [
+        (ONE_TEXT, False, ["abc"], "abc"),
+        (ONE_TEXT, False, ["[1]"], "[1]"),
+        (ONE_TEXT, True, ["5"], "5"),
+        (ONE_TEXT, True, ['["a", "b"]'], ["a", "b"]),
+        (ONE_TEXT, True, ["a", "b"], ["a", "b"]),
+        (TensorDescription(dtype="object", shape=[2]), False, ['["a", "b"]'], ["a", "b"]),
+        (TensorDescription(), True, ["abc"], "abc"),
+        (TensorDescription(), True, ["[1, 2]"], [1, 2]),
+    ],
+)
+def test_models_of_text_take_text(
+    tensor: TensorDescription, batched: bool, texts: list[str], expected: Any
+) -> None:
+    parameter = ParameterDescription(name="x", tensor=tensor)
+    endpoint = EndpointDescription(
+        name="ask", path="/ask", parameters=[parameter], batched=batched, direct=True
+    )
+    assert read_arguments([f"x={text}" for text in texts], endpoint) == {"x": expected}
+
+
 def test_files_are_read_by_the_type_of_the_parameter(tmp_path: Path) -> None:
     text, array, picture = tmp_path / "a.txt", tmp_path / "a.npy", tmp_path / "a.png"
     text.write_text("[1, 2]\n")

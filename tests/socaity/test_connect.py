@@ -257,3 +257,46 @@ def test_progress_can_be_silenced_by_the_environment(monkeypatch: pytest.MonkeyP
     for value, shown in (("0", False), ("off", False), ("1", True)):
         monkeypatch.setenv("SOCAITY_PROGRESS", value)
         assert socaity.connect("any://x", transport=HeldTransport()).shows_progress is shown
+
+
+# -- keys and headers that cannot be sent ------------------------------------------------------------------------------
+
+WIRES = ("http://x", "https://x", "ws://x", "oip+http://x", "oip+grpc://x")
+
+
+@pytest.mark.parametrize("url", WIRES)
+@pytest.mark.parametrize("key", ["k3y-line\n2", "k3y-€", "k3y-schlüssel", "k3y-\x00", b"k3y-bytes"])
+def test_a_key_that_no_header_can_carry_is_refused_without_being_told(url: str, key: Any) -> None:
+    with pytest.raises(ConfigurationError, match="api_key") as caught:
+        socaity.connect(url, api_key=key)
+    assert "k3y" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", WIRES)
+def test_a_header_that_cannot_be_sent_is_named_without_its_value(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="'X-Team'") as caught:
+        socaity.connect(url, headers={"X-Team": "s3cret\nX-More: s3cret"})
+    assert "s3cret" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match="no name of a header"):
+        socaity.connect(url, headers={"X Team": "a"})
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [(" k3y\n", {"Authorization": "Bearer k3y"}), ("", {}), (" \n", {}), (None, {})],
+)
+def test_white_space_around_a_key_is_left_out_and_an_empty_one_is_none(
+    given: str | None, sent: dict[str, str]
+) -> None:
+    opened: list[Target] = []
+
+    def open_wire(target: Target) -> Transport:
+        opened.append(target)
+        return HeldTransport(DRAW)
+
+    with socaity.connect("any://x", transport=open_wire, api_key=given, progress=False):
+        pass
+    assert opened[0].all_headers() == sent
+    with socaity.connect("any://x", transport=open_wire, headers={"X-Team": " a\n"}, progress=False):
+        pass
+    assert opened[1].all_headers() == {"X-Team": "a"}

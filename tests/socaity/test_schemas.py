@@ -85,7 +85,7 @@ def test_stub_is_written(kind: str) -> None:
 def test_command_line_reads_and_completes_arguments(kind: str) -> None:
     endpoint = described(HUGE[kind])
     with at_most(ENOUGH):
-        assert kinds_of(endpoint.parameters[0])
+        assert kinds_of(endpoint.parameters[0], endpoint)
         read_arguments(["x=[]"], endpoint)
         assert len(set(complete._values(endpoint.parameters[0]))) <= 1000
 

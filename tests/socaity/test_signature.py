@@ -50,6 +50,15 @@ def bind(description: EndpointDescription, *args: Any, **kwargs: Any) -> dict[st
             describe(parameter("x", tensor=TensorDescription(dtype="int64", shape=[]))),
             "(x: 'Array[int64, scalar]')",
         ),
+        (describe(parameter("t", tensor=TensorDescription(dtype="object", shape=[]))), "(t: str)"),
+        (
+            describe(parameter("t", tensor=TensorDescription(dtype="object", shape=[])), batched=True),
+            "(t: str | list[str])",
+        ),
+        (
+            describe(parameter("t", tensor=TensorDescription(dtype="object", shape=[2]))),
+            "(t: 'Array[str, 2]')",
+        ),
         (describe(parameter("f", location="file")), "(f: bytes)"),
         (describe(parameter("a", TEXT), returns={"type": "boolean"}), "(a: str) -> bool"),
     ],

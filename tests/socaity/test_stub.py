@@ -151,6 +151,16 @@ def test_arrays_of_batched_endpoints_are_numpy_arrays() -> None:
     assert head(one(x, returns=several, batched=True)).endswith("-> AskResult:")
 
 
+def test_one_text_for_a_model_is_a_text_and_its_results_are_arrays() -> None:
+    text = ParameterDescription(name="text", tensor=TensorDescription(dtype="object", shape=[]))
+    array = {"type": "array", "items": {}}
+    assert head(one(text, returns=array, direct=True)) == "def ask(text: Input[str]) -> npt.NDArray[Any]:"
+    assert head(one(text, returns=array, direct=True, batched=True)).startswith(
+        "def ask(text: Input[npt.ArrayLike])"
+    )
+    assert head(one(returns={"type": "array", "items": STRING}, direct=True)) == "def ask() -> list[str]:"
+
+
 def test_required_after_optional_is_given_by_name() -> None:
     parameters = [
         ParameterDescription(name="a", json_schema=STRING, required=False, default="x"),

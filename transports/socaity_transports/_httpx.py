@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import ssl
 import time
 import urllib.request
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -67,6 +68,7 @@ class HTTPResponse:
         self._response = response
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
+        self._reading: AsyncGenerator[bytes, None] | None = None
 
     @property
     def content_type(self) -> str:
@@ -86,8 +88,12 @@ class HTTPResponse:
     def retry_after(self) -> float | None:
         return parse_retry_after(self.headers.get("retry-after"))
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    def pieces(self) -> AsyncIterator[bytes]:
         """The body as it arrives, decompressed. Raises TransportError if it is cut."""
+        self._reading = self._pieces()
+        return self._reading
+
+    async def _pieces(self) -> AsyncGenerator[bytes, None]:
         with _our_errors(self._response.request):
             async for piece in self._response.aiter_bytes():
                 yield piece
@@ -109,6 +115,15 @@ class HTTPResponse:
                 f"{_place(self._response.request)} answered {self.status} with something that is not "
                 f"{self.content_type or 'a document'}: {_excerpt(body)}"
             ) from exc
+
+    async def aclose(self) -> None:
+        """Drop what is left of the body. Whoever read it may have ended with an error, whose traceback would keep the
+        reading alive, and open, to the end of the process."""
+        try:
+            if self._reading is not None:
+                await self._reading.aclose()
+        finally:
+            await self._response.aclose()
 
     async def error(self, *, job_id: str | None = None) -> SocaityError:
         """The exception that this answer stands for."""
@@ -150,9 +165,9 @@ class HTTPClient:
 
         Raises ConnectError if nothing was sent, TransportTimeout, ProtocolError or TransportError.
         """
-        response = await self._send(request)
+        response = HTTPResponse(await self._send(request))
         try:
-            yield HTTPResponse(response)
+            yield response
         finally:
             await response.aclose()
 
@@ -330,7 +345,19 @@ def _our_errors(request: httpx.Request) -> Iterator[None]:
     except (httpx.DecodingError, httpx.LocalProtocolError) as exc:
         raise ProtocolError(f"{_place(request)}: {_text(exc)}") from exc
     except (httpx.TransportError, httpx.StreamError) as exc:
-        raise TransportError(f"The connection to {_place(request)} broke: {_text(exc)}") from exc
+        raise TransportError(
+            f"The connection to {_place(request)} broke: {_text(exc)}{_other_protocol(request, exc)}"
+        ) from exc
+
+
+def _other_protocol(request: httpx.Request, exc: Exception) -> str:
+    """What the address should perhaps begin with, where the other side seems to speak something else."""
+    text, scheme = _text(exc), request.url.scheme
+    if isinstance(exc, httpx.RemoteProtocolError) and text.startswith("illegal"):
+        return f". Does gRPC answer there? Its addresses begin with oip+grpc{scheme.removeprefix('http')}://"
+    if isinstance(exc, httpx.RemoteProtocolError) and scheme == "http" and "without sending" in text:
+        return " Where it speaks TLS, its address begins with https://"
+    return ""
 
 
 def _text(exc: Exception) -> str:
@@ -427,9 +454,7 @@ class _ConnectionStack(httpx.AsyncBaseTransport):
         the other context trusts nobody.
         """
         if is_used not in self._contexts:
-            self._contexts[is_used] = (
-                httpx.create_ssl_context() if is_used else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            )
+            self._contexts[is_used] = _trusting() if is_used else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         return self._contexts[is_used]
 
     def give_back(self, scheme: str, wire: httpx.AsyncHTTPTransport) -> None:
@@ -460,6 +485,19 @@ class _ConnectionStack(httpx.AsyncBaseTransport):
         for idle in self._idle.values():
             while idle and idle[0][0] < before:
                 await idle.popleft()[1].aclose()
+
+
+def _trusting() -> ssl.SSLContext:
+    """Raises ConfigurationError where the certificates that the environment names cannot be read."""
+    try:
+        return httpx.create_ssl_context()
+    except OSError as exc:  # an ssl.SSLError is one as well
+        variable = next((one for one in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(one)), None)
+        if variable is None:
+            raise
+        raise ConfigurationError(
+            f"{variable} names {os.environ[variable]}, which cannot be read as certificates: {exc.strerror or exc}"
+        ) from exc
 
 
 class _Borrowed(httpx.AsyncByteStream):

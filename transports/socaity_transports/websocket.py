@@ -14,7 +14,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from typing import Self, cast
+from typing import Any, Self, cast
 
 from websockets.client import ClientProtocol
 from websockets.datastructures import Headers
@@ -356,15 +356,28 @@ class _Connection(asyncio.Protocol):
         response = getattr(error, "response", None)
         status = getattr(response, "status_code", None)
         if status in (401, 403):
-            self._fail(
-                AuthenticationError(f"{self._target.place} refused the key (HTTP {status})", status=status)
-            )
+            self._fail(self._refusal(status, response))
         elif status is not None and (status in (408, 425, 429) or status >= 500):
             self._fail(ConnectError(f"{self._target.place} is not ready (HTTP {status})"))
         elif isinstance(error, InvalidHandshake):
             self._fail(ProtocolError(f"{self._target.place} does not speak {PROTOCOL}: {error}"))
         else:
             self._fail(ConnectError(f"the handshake with {self._target.place} failed: {error}"))
+
+    def _refusal(self, status: int, response: Any) -> SocaityError:
+        """Why the server does not let us in; what stands between us and it may refuse without a reason."""
+        place, body = self._target.place, bytes(response.body or b"")
+        if body:
+            from ._httpx import error_from_response  # httpx takes as long to import as all of the rest
+
+            return error_from_response(status, response.headers, body, place=place)
+        has_key = any(name.lower() == "authorization" for name in self._target.all_headers())
+        text = (
+            f"{place} refused the key (HTTP {status})"
+            if has_key
+            else f"{place} wants to know who you are; no api_key was given to connect() (HTTP {status})"
+        )
+        return AuthenticationError(text, status=status)
 
     def _handle_frame(self, frame: Frame) -> None:
         if frame.opcode is Opcode.BINARY or (frame.opcode is Opcode.CONT and self._fragments):

@@ -25,10 +25,13 @@ a token in it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import logging
+from collections.abc import Awaitable, Generator
+from typing import Any
 
 from socaity.exceptions import AuthenticationError
 
+from ..sparing_log import SparingLog
 from .actions import SERVICE, Action, job_resource, model_resource
 from .api_keys import APIKeys
 from .config import Auth
@@ -49,6 +52,8 @@ __all__ = [
     "model_resource",
 ]
 
+_logger = logging.getLogger(__name__)
+
 _BEARER = "bearer"
 _LONGEST = 16 * 1024
 """Characters of a token or key."""
@@ -66,6 +71,7 @@ class Guard:
         self._key_set = key_set
         self._tokens = TokenVerifier.of(auth, key_set)
         self._policy = Policy.of(auth)
+        self._refusals = SparingLog(_logger)
         self.sessions = Sessions()
         """Of people who have logged in with a browser."""
 
@@ -118,7 +124,22 @@ class Guard:
         resource: str = SERVICE,
         context: RequestContext | None = None,
     ) -> Awaitable[None] | None:
-        """None: `principal` may do it. Something to await where the decision point has to be asked."""
+        """None: `principal` may do it. Something to await where the decision point has to be asked. Refusals are in the log."""
+        try:
+            waiting = self._authorize(principal, action, resource, context or _NOTHING)
+        except AuthenticationError as exc:
+            self.log_refusal(exc, action, context)
+            raise
+        return None if waiting is None else _Logged(self, waiting, action, context)
+
+    def log_refusal(self, error: AuthenticationError, action: str, context: RequestContext | None) -> None:
+        """A line in the log, unless there are many; front ends that ask in two steps call it for what `identify` raises."""
+        peer = (context or _NOTHING).peer or "an unknown address"
+        self._refusals.warn((peer, error.code, action), f"refused {peer}: {error.code} ({action})")
+
+    def _authorize(
+        self, principal: Principal, action: Action, resource: str, context: RequestContext
+    ) -> Awaitable[None] | None:
         if principal.kind == EXEMPT.kind:
             if action in self._exempt:
                 return None
@@ -129,7 +150,7 @@ class Guard:
             )
         if self._policy is None:
             return None
-        return self._policy.check(Access(principal, action, resource, context or _NOTHING))
+        return self._policy.check(Access(principal, action, resource, context))
 
     async def admit(
         self,
@@ -141,8 +162,12 @@ class Guard:
         """Both questions at once: who it is, if they may."""
         if action in self._exempt:
             return EXEMPT
-        found = self.identify(credentials)
-        principal = found if type(found) is Principal else await found  # type: ignore[misc]
+        try:
+            found = self.identify(credentials)
+            principal = found if type(found) is Principal else await found  # type: ignore[misc]
+        except AuthenticationError as exc:
+            self.log_refusal(exc, action, context)
+            raise
         waiting = self.authorize(principal, action, resource, context)
         if waiting is not None:
             await waiting
@@ -165,6 +190,27 @@ class Guard:
         if self._tokens is None:
             raise AuthenticationError("The API key is not known here.", code="invalid_api_key")
         return self._tokens.identify(token)
+
+
+class _Logged:
+    """What is awaited for a decision, whose refusal is in the log."""
+
+    __slots__ = ("_action", "_context", "_guard", "_waiting")
+
+    def __init__(
+        self, guard: Guard, waiting: Awaitable[None], action: Action, context: RequestContext | None
+    ) -> None:
+        self._guard = guard
+        self._waiting = waiting
+        self._action = action
+        self._context = context
+
+    def __await__(self) -> Generator[Any, None, None]:
+        try:
+            yield from self._waiting.__await__()
+        except AuthenticationError as exc:
+            self._guard.log_refusal(exc, self._action, self._context)
+            raise
 
 
 _NOTHING = RequestContext()

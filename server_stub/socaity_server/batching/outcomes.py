@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Any
 
+from ..sparing_log import SparingLog
 from ..statistics import ModelStatistics
 from .padding import Padding
 from .refusals import reason
@@ -26,6 +27,7 @@ class Outcomes:
     ) -> None:
         self.name = name
         self.statistics = statistics
+        self._log = SparingLog(_logger)
         self._padding = padding
         self._present = present
 
@@ -64,6 +66,7 @@ class Outcomes:
                                 answer = self._cut(outputs or {}, ticket, start, end)
                         except Exception as exc:  # this row has no form that can be sent
                             fault = exc
+                            self._log.failed(self.name, exc)
                     try:
                         on_done(answer, fault)
                     except Exception:  # one caller's mistake must not reach the others
@@ -88,5 +91,8 @@ class Outcomes:
         if error is None:
             statistics.succeeded += 1
         else:
-            statistics.failures[reason(error)] += 1
+            why = reason(error)
+            statistics.failures[why] += 1
             statistics.failed_seconds += took
+            if why == "model":
+                self._log.failed(self.name, error)

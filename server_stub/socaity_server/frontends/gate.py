@@ -43,7 +43,7 @@ class Gate:
             scope["socaity.principal"] = EXEMPT
             return None
         try:
-            principal = await self._principal(scope)
+            principal = await self._principal(scope, action)
             waiting = self.guard.authorize(principal, action, resource, context_of(scope))
             if waiting is not None:
                 await waiting
@@ -55,7 +55,7 @@ class Gate:
     async def enter_socket(self, scope: Scope, *, is_live: bool, is_ours: bool) -> Response | None:
         """The same for the handshake of a WebSocket; the calls on one of ours are looked at one by one."""
         try:
-            principal = await self._principal(scope)
+            principal = await self._principal(scope, Action.DASHBOARD if is_live else "socket")
             waiting: Awaitable[None] | None = None
             if is_live:
                 waiting = self.guard.authorize(principal, Action.DASHBOARD, SERVICE, context_of(scope))
@@ -70,9 +70,13 @@ class Gate:
         _name(scope, principal)
         return None
 
-    async def _principal(self, scope: Scope) -> Principal:
-        found = self.guard.identify(credentials_of(scope))
-        return found if isinstance(found, Principal) else await found
+    async def _principal(self, scope: Scope, action: str) -> Principal:
+        try:
+            found = self.guard.identify(credentials_of(scope))
+            return found if isinstance(found, Principal) else await found
+        except AuthenticationError as exc:
+            self.guard.log_refusal(exc, action, context_of(scope))
+            raise
 
     def _refusal(self, scope: Scope, path: str, error: SocaityError) -> Response:
         if path == OPEN_INFERENCE or path.startswith(

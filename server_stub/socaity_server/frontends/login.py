@@ -15,7 +15,7 @@ from starlette.types import Scope
 
 from socaity.exceptions import AuthenticationError, InvalidInputError, SocaityError
 
-from ..auth.guard import Credentials, Guard, Principal
+from ..auth.guard import Credentials, Guard, Principal, RequestContext
 from .bodies import limited_stream
 from .responses import problem_response
 
@@ -75,6 +75,8 @@ class Login:
             found = self._guard.identify(Credentials(authorization=f"Bearer {token}"))
             principal = found if isinstance(found, Principal) else await found
         except AuthenticationError as exc:
+            client = request.client
+            self._guard.log_refusal(exc, "login", RequestContext(peer=client.host if client else ""))
             return login_page(request.scope, exc, after=place)
         except SocaityError as exc:
             return problem_response(exc)

@@ -15,6 +15,9 @@ from .types import (
     RequestInput,
     RequestOutput,
     ResponseOutput,
+    ServerLiveResponse,
+    ServerMetadataResponse,
+    ServerReadyResponse,
     TensorData,
 )
 
@@ -33,6 +36,9 @@ __all__ = [
     "RequestInput",
     "RequestOutput",
     "ResponseOutput",
+    "ServerLiveResponse",
+    "ServerMetadataResponse",
+    "ServerReadyResponse",
     "TensorData",
     "register_input_codec",
     "register_request_codec",

@@ -54,9 +54,17 @@ def payload_of(request: InferRequest, arrays: dict[str, Array]) -> InferenceRequ
 def _input(name: str, array: Array, tensor: Tensor | None) -> RequestInput:
     kind = tensor.datatype if tensor is not None else _kind_of(array)
 
+    nesting = () if tensor is None else tensor.nesting
+
     def elements() -> list[Any]:
-        flat = array.reshape(-1).tolist()
-        return [_text(one) for one in flat] if kind == "BYTES" else flat
+        """Nested as they were sent."""
+        flat = array.reshape(-1)
+        if kind == "BYTES":
+            texts = np.empty(flat.size, object)
+            texts[:] = [_text(one) for one in flat.tolist()]
+            flat = texts
+        found: list[Any] = (flat.reshape(nesting) if len(nesting) > 1 else flat).tolist()
+        return found
 
     found = RequestInput.model_construct(
         name=name,

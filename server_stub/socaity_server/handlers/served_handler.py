@@ -19,12 +19,14 @@ from socaity.exceptions import ConfigurationError, ServerError, SocaityError
 from socaity.protocol.openinference.datatypes import TensorError
 from socaity.protocol.openinference.messages import InferRequest, InferResponse, Tensor
 
+from ..batching.refusals import is_callers_fault
 from ..direct import Cancellable, OnDone
 from ..openinference.awaiting import awaited
 from ..openinference.counters import CallCounters
 from ..openinference.model import ServedModel, timeout_of
 from ..openinference.signature import Signature, TensorMetadata
 from ..running import failure
+from ..sparing_log import SparingLog
 from ..workers import WorkerThreads
 from .codecs import encode
 from .model_handler import ModelHandler
@@ -59,6 +61,7 @@ class HandlerModel(ServedModel):
         self._calls = 0
         self._timeout = timeout
         self._counters = CallCounters()
+        self._log = SparingLog(_logger)
         self._is_loaded = True
         super().__init__(name, version="", platform="python_handler", signature=Signature(name, (), ()))
 
@@ -210,9 +213,17 @@ class HandlerModel(ServedModel):
                     answer = await self._on_thread(lambda: self._run(request, arrays, version), limit)
             is_done = True
             return answer
-        except (SocaityError, NotImplementedError, TimeoutError, TensorError):
+        except (NotImplementedError, TensorError):
+            raise
+        except SocaityError as exc:
+            if not is_callers_fault(exc):
+                self._log.failed(self.name, exc)
+            raise
+        except TimeoutError as exc:
+            self._log.failed(self.name, exc)
             raise
         except Exception as exc:
+            self._log.failed(self.name, exc)
             raise failure(exc) from exc
         finally:
             self._counters.count(time.monotonic() - began, succeeded=is_done)

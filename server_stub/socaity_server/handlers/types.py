@@ -24,6 +24,9 @@ __all__ = [
     "RequestInput",
     "RequestOutput",
     "ResponseOutput",
+    "ServerLiveResponse",
+    "ServerMetadataResponse",
+    "ServerReadyResponse",
     "TensorData",
 ]
 
@@ -132,7 +135,8 @@ class _DataTensor(_Model):
 
 
 class RequestInput(_DataTensor):
-    """An input. Its data comes as a flat list, in row-major order; text is `str` where it is UTF-8, else `bytes`."""
+    """An input. Its data comes as a list, nested as it was sent and in row-major order (raw data is flat); text is `str` where
+    it is UTF-8, else `bytes`."""
 
 
 class ResponseOutput(_DataTensor):
@@ -198,6 +202,26 @@ class ModelReadyResponse(_Model):
 
     name: str
     ready: bool
+
+
+class ServerLiveResponse(_Model):
+    """Whether the server answers requests."""
+
+    live: bool
+
+
+class ServerReadyResponse(_Model):
+    """Whether the server is ready; the field has this name in aiSSEMBLE."""
+
+    live: bool
+
+
+class ServerMetadataResponse(_Model):
+    """What the server is."""
+
+    name: str
+    version: str
+    extensions: list[str]
 
 
 def _validate(what: str, tensor: _DataTensor) -> None:

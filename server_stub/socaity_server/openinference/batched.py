@@ -175,7 +175,7 @@ class BatchedModel(ServedModel):
     def _named(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs by the names that clients know, without the batch axis that only we have put on."""
         if not self.signature.has_batch_axis:
-            outputs = {name: array[0] for name, array in outputs.items()}
+            outputs = {name: array[0, ...] for name, array in outputs.items()}  # a text alone is no array
         named = {name or ONLY_OUTPUT: array for name, array in outputs.items()}
         if self.signature.outputs.keys() != named.keys() and not self.signature.knows_outputs:
             self._learn(named)

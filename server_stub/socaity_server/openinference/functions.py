@@ -24,7 +24,7 @@ from .model import RESERVED, VERSION, ServedModel, timeout_of
 from .outputs import answer, arrays_of
 from .signature import Signature, TensorMetadata
 
-__all__ = ["FunctionModel"]
+__all__ = ["FunctionModel", "NotOneError"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -141,13 +141,13 @@ class FunctionModel(ServedModel):
     async def _only(
         self, request: InferRequest, arguments: dict[str, Any], timeout: float | None, owner: str
     ) -> InferResponse:
-        """The one answer there is; raises InvalidInputError where a generator gives none, or more."""
+        """The one answer there is; raises NotOneError where a generator gives none, or more."""
         async with asyncio.timeout(timeout), aclosing(self._answers(request, arguments, owner)) as answers:
             first = await anext(answers, None)
             if first is None:
-                raise _not_one(self.name, "0")
+                raise NotOneError(self.name, "0")
             async for _ in answers:
-                raise _not_one(self.name, "more")
+                raise NotOneError(self.name, "more")
             return first
 
     async def _answers(
@@ -223,8 +223,14 @@ def _kind(array: Array) -> str | None:
     return "BYTES" if array.dtype.kind in "OUS" else datatype_of(array.dtype)
 
 
-def _not_one(name: str, got: str) -> TensorError:
-    return TensorError(
-        f"generate expects model to produce exactly 1 response; {name!r} gave {got}. Use its stream "
-        "(generate_stream, infer_stream or ModelStreamInfer)"
-    )
+class NotOneError(TensorError):
+    """A stream gave none, or several, where one answer was asked for. `got` says which: 0 or more."""
+
+    def __init__(self, name: str, got: str) -> None:
+        self.name = name
+        self.got = got
+        given = "no answer" if got == "0" else "more than one answer"
+        super().__init__(
+            f"the model {name!r} streams and gave {given}, where infer wants exactly 1. Use its stream "
+            "(infer_stream, or ModelStreamInfer over gRPC)"
+        )

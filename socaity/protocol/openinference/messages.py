@@ -19,7 +19,8 @@ class Tensor:
     """An input or an output. `data` has the shape and the dtype that `shape` and `datatype` say.
 
     BYTES are an array of objects, each of them `bytes`; BF16 is float32. `data` is None where it comes another way (shared
-    memory, which `parameters` name). `is_binary`: it came, or shall be sent, as raw bytes and not as numbers in JSON.
+    memory, which `parameters` name). `is_binary`: it came, or shall be sent, as raw bytes and not as numbers in JSON. `nesting`
+    has the lengths of the lists in which it came; none, or one, where it came flat.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Tensor:
     data: np.ndarray[Any, Any] | None
     parameters: Parameters = field(default_factory=dict)
     is_binary: bool = False
+    nesting: tuple[int, ...] = ()
 
 
 @dataclass(slots=True, eq=False)

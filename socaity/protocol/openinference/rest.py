@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from .datatypes import TensorError
 from .messages import InferRequest, InferResponse, Parameters, RequestedOutput, Tensor
-from .tensors import checked_shape, read_json, read_raw, write_json, write_raw
+from .tensors import checked_shape, nesting_of, read_json, read_raw, write_json, write_raw
 
 __all__ = [
     "HEADER_LENGTH",
@@ -220,11 +220,13 @@ def _tensors(
         size = parameters.pop("binary_data_size", None)
         if size is None:
             data = None
+            nesting: tuple[int, ...] = ()
             if entry.get("data") is not None or "shared_memory_region" not in parameters:
                 if "data" not in entry:
                     raise TensorError(f"the {what} {name!r} has no data")
                 data = read_json(name, _named(type_name, name), shape, entry["data"])
-            found.append(Tensor(name, _named(type_name, name), shape, data, parameters))
+                nesting = nesting_of(entry["data"])
+            found.append(Tensor(name, _named(type_name, name), shape, data, parameters, nesting=nesting))
             continue
         if type(size) is not int or size < 0:
             raise TensorError(f"binary_data_size of the {what} {name!r} is a number of bytes, not {size!r}")

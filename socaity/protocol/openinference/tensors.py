@@ -19,7 +19,7 @@ from .datatypes import Datatype, TensorError, datatype
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["as_array", "checked_shape", "read_json", "read_raw", "write_json", "write_raw"]
+__all__ = ["as_array", "checked_shape", "nesting_of", "read_json", "read_raw", "write_json", "write_raw"]
 
 MAX_ELEMENTS = 2**63 - 1
 MAX_DEPTH = 100
@@ -143,6 +143,15 @@ def read_json(name: str, type_name: str, shape: tuple[int, ...], data: object) -
         raise TensorError(
             f"the tensor {name!r} ({type_name}) holds a number that is too large for it"
         ) from exc
+
+
+def nesting_of(data: object) -> tuple[int, ...]:
+    """The lengths of the lists of JSON that `read_json` has taken, from the outside in: (2, 3) for two lists of three."""
+    found: list[int] = []
+    while isinstance(data, list):
+        found.append(len(data))
+        data = data[0] if data else None
+    return tuple(found)
 
 
 def write_json(array: np.ndarray[Any, Any], type_name: str) -> list[Any]:

@@ -283,3 +283,22 @@ def test_everybody_without_a_policy_is_worth_a_warning(
 ) -> None:
     Auth(api_keys={"a": "k" * 16}, anonymous=True, pdp_url=policy).check()
     assert ("they may do everything" in caplog.text) is warned
+
+
+@pytest.mark.parametrize("name", ["SOCAITY_API_KEYS", "AUTH_SECRET", "AUTH_JWKS_URL", "OPA_URL"])
+def test_what_identifies_and_is_not_used_is_warned_of(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert read_auth(environ={name: "program:a-key-of-the-tests"}) is None
+
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert f"{name} is set: AUTH_ENABLED=true turns it on" in record.getMessage()
+    assert "a-key" not in caplog.text
+
+
+def test_who_says_that_it_is_off_is_not_warned(caplog: pytest.LogCaptureFixture) -> None:
+    keys = {"SOCAITY_API_KEYS": "program:a-key-of-the-tests"}
+
+    assert read_auth(False, environ=keys) is None
+    assert read_auth(environ={**keys, "AUTH_ENABLED": "false"}) is None
+    assert read_auth(environ={}) is None
+    assert not caplog.records

@@ -27,6 +27,9 @@ from socaity_server.handlers import (
     RequestCodec,
     RequestInput,
     ResponseOutput,
+    ServerLiveResponse,
+    ServerMetadataResponse,
+    ServerReadyResponse,
     TensorData,
     codecs,
     register_input_codec,
@@ -39,6 +42,67 @@ pytestmark = pytest.mark.anyio
 Array = np.ndarray[Any, Any]
 
 INFER = "/v2/models/{}/infer"
+
+
+class Keeper(DefaultModelHandler):
+    """Keeps what it is asked."""
+
+    def __init__(self) -> None:
+        self.found: list[Any] = []
+
+    def infer(
+        self, payload: InferenceRequest, model_name: str, model_version: str | None = None
+    ) -> InferenceResponse:
+        self.found += [one.data.root for one in payload.inputs]
+        return InferenceResponse(model_name=model_name, outputs=[])
+
+    def model_load(self, model_name: str) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "data"),
+    [
+        ("INT64", [2, 2], [[1, 2], [3, 4]]),
+        ("INT64", [2, 2], [1, 2, 3, 4]),
+        ("FP32", [2, 1, 2], [[[1.0, 2.0]], [[3.0, 4.0]]]),
+        ("FP32", [1, 2], [1.5, 2.5]),
+        ("INT32", [2, 1], [[7], [8]]),
+        ("BOOL", [1, 2], [[True, False]]),
+        ("BYTES", [2, 2], [["a", "ü"], ["", "d"]]),
+        ("INT64", [2, 0], [[], []]),
+        ("INT64", [0], []),
+    ],
+)
+async def test_data_is_nested_as_it_was_sent(
+    router: SocaityRouter, kind: str, shape: list[int], data: Any
+) -> None:
+    keeper = Keeper()
+    router.add_handler(keeper, models=["keep"])
+    one = {"name": "x", "shape": shape, "datatype": kind, "data": data}
+    async with open_client(router) as client:
+        answer = await client.post(INFER.format("keep"), json={"inputs": [one]})
+    assert answer.status_code == 200, answer.text
+    assert keeper.found == [data]
+
+
+async def test_raw_data_is_flat(router: SocaityRouter) -> None:
+    keeper = Keeper()
+    router.add_handler(keeper, models=["keep"])
+    data = np.array([[1, 2], [3, 4]]).tobytes()
+    one = {"name": "x", "shape": [2, 2], "datatype": "INT64", "parameters": {"binary_data_size": len(data)}}
+    body, headers = binary_body([(one, data)])
+    async with open_client(router) as client:
+        answer = await client.post(INFER.format("keep"), content=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert keeper.found == [[1, 2, 3, 4]]
+
+
+def test_types_of_the_server_are_there() -> None:
+    assert ServerLiveResponse(live=True).model_dump() == {"live": True}
+    assert ServerReadyResponse(live=False).model_dump() == {"live": False}
+    metadata = ServerMetadataResponse(name="mine", version="1", extensions=["x"])
+    assert metadata.model_dump() == {"name": "mine", "version": "1", "extensions": ["x"]}
 
 
 class Doubler(ModelHandler):

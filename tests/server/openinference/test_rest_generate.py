@@ -122,6 +122,17 @@ async def test_generate_wants_exactly_one_answer(client: httpx.AsyncClient, coun
     assert one.json()["output"] == 0
 
 
+@pytest.mark.parametrize(("count", "given"), [(0, "no answer"), (2, "more than one answer")])
+async def test_infer_of_a_stream_does_not_speak_of_generate(
+    client: httpx.AsyncClient, count: int, given: str
+) -> None:
+    one = {"name": "count", "shape": [1], "datatype": "INT64", "data": [count]}
+    answer = await client.post("/v2/models/numbers/infer", json={"inputs": [one]})
+
+    refused(answer, 400, f"the model 'numbers' streams and gave {given}, where infer wants exactly 1")
+    assert "generate" not in answer.text
+
+
 async def test_a_body_with_inputs_is_an_inference_request(client: httpx.AsyncClient) -> None:
     body = {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a b"]}]}
 

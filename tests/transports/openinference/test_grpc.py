@@ -39,7 +39,7 @@ from socaity.exceptions import (
     TransportTimeout,
 )
 from socaity.protocol.openinference.protobuf import messages
-from socaity.transport import CallOptions, Target
+from socaity.transport import CallOptions, Target, open_transport
 from socaity_transports.openinference.transport import OpenInferenceTransport
 from tests.transports.doubles import RecordedCall
 
@@ -61,6 +61,28 @@ async def opened(port: int, query: str = "", **options: Any) -> AsyncIterator[Op
     try:
         yield transport
     finally:
+        await transport.aclose()
+
+
+async def test_our_servers_say_what_went_wrong_in_a_word_of_their_own() -> None:
+    def refuse(_: Any, context: Any) -> Any:
+        context.set_trailing_metadata((("socaity-code", "token_expired"),))
+        context.abort(STATUS.UNAUTHENTICATED, "The token has expired.")
+
+    with ScriptedGRPC(ModelInfer=refuse).served() as port:
+        async with opened(port) as transport:
+            call = await called(transport, "echo", x=np.zeros(1, np.float32))
+    error = call.error
+    assert isinstance(error, AuthenticationError)
+    assert (error.status, error.code) == (401, "token_expired")
+
+
+@pytest.mark.parametrize("scheme", ["http", "oip+http"])
+async def test_http_at_a_port_of_grpc_is_told_so(scheme: str) -> None:
+    with ScriptedGRPC(ModelInfer=echo).served() as port:
+        transport = open_transport(Target(f"{scheme}://127.0.0.1:{port}"))
+        with pytest.raises(TransportError, match=r"broke: .*Does gRPC answer there.* begin with oip.grpc://"):
+            await transport.describe()
         await transport.aclose()
 
 

@@ -28,6 +28,7 @@ from socaity.protocol.openinference.rest import (
 )
 
 from ...openinference.failures import failure_of, forget_frames, unsupported
+from ...openinference.functions import NotOneError
 from ...openinference.observed import log_settings, trace_settings
 from ...openinference.service import OpenInference
 from ..departure import Departure, setter
@@ -217,7 +218,13 @@ class RestFrontend:
             return _joined_json(response) if is_plain else write_generate(response, request, orjson.dumps)
 
         if target.kind == "generate":
-            response = await self._answer(request, scope, receive)
+            try:
+                response = await self._answer(request, scope, receive)
+            except NotOneError as exc:  # in the words that clients of Triton know
+                raise TensorError(
+                    f"generate expects model to produce exactly 1 response; {exc.name!r} gave {exc.got}. Use its stream "
+                    "(generate_stream, infer_stream or ModelStreamInfer)"
+                ) from exc
             await _send_bytes(send, encode(response), 200)
             return
         stream = self.service.stream(request, owner=scope.get("socaity.owner", ""))
