@@ -386,6 +386,8 @@ class Job(Waitable, Generic[T_co]):
         self._ended_at = time.monotonic()
         self._remote = held
         self._let_go()
+        if self._display is not None:
+            self._display.update(self)
         with _waiters_lock:
             quiet: list[Callable[[], None]] = []
             others: list[Callable[[], None]] = []

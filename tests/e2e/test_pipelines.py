@@ -152,11 +152,11 @@ def test_a_large_intermediate_result_stays_there(
         assert wide.echo("all have arrived").result(DEADLINE)
         service.open_gate("direct").result(DEADLINE)
         assert taken.result(DEADLINE) == 2_000_000
-    assert proxy.up + proxy.down - before < 10_000
-    # the news of it may come after the result of the step that needed it; asking for it brings the value
-    value = made.result(DEADLINE)
-    assert made.exception(DEADLINE) is None
+    until_told(made, made.done)  # the news may come a moment after the result of the step that needed it
     assert made.status == "succeeded"
+    assert made.exception(DEADLINE) is None
+    assert proxy.up + proxy.down - before < 10_000
+    value = made.result(DEADLINE)
     assert value.nbytes == (20_000_000 if kind in ("job", "media") else 8_000_000)
 
 
