@@ -312,6 +312,7 @@ async def test_a_stream_that_is_cut_is_not_a_whole_one(address: str) -> None:
     assert isinstance(call.error, TransportError)
     assert call.error.ambiguous
     assert "not repeated" in str(call.error)
+    assert "TLS" not in str(call.error)  # which it does not speak, as it has answered
 
 
 async def test_wrong_input_names_the_parameter(address: str) -> None:
