@@ -355,7 +355,11 @@ def _other_protocol(request: httpx.Request, exc: Exception) -> str:
     text, scheme = _text(exc), request.url.scheme
     if isinstance(exc, httpx.RemoteProtocolError) and text.startswith("illegal"):
         return f". Does gRPC answer there? Its addresses begin with oip+grpc{scheme.removeprefix('http')}://"
-    if isinstance(exc, httpx.RemoteProtocolError) and scheme == "http" and "without sending a response" in text:
+    if (
+        isinstance(exc, httpx.RemoteProtocolError)
+        and scheme == "http"
+        and "without sending a response" in text
+    ):
         return " Where it speaks TLS, its address begins with https://"
     return ""
 
