@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -66,13 +67,17 @@ def test_urgent_call_overtakes(service: socaity.Service, router: SocaityRouter, 
     scaler.gate = threading.Semaphore(0)
     first = service.scale([0, 0])
     assert scaler.started.wait(DEADLINE)
-    jobs = [service.scale([number, 0]) for number in (1, 2)]
-    urgent = service.scale.with_options(priority=5)([9, 0])
     batcher = router.dataplane.direct_routes()["scale"].batcher
-    while batcher.queued_calls < 3:  # each round trip gives the server the time to take another one
-        service.refresh()
+    jobs = []
+    for queued, (number, priority) in enumerate([(1, 0), (2, 0), (9, 5)], start=1):
+        jobs.append(service.scale.with_options(priority=priority)([number, 0]))
+        # HTTP keeps no order between calls: each has to be there before the next one is sent.
+        give_up = time.monotonic() + DEADLINE
+        while batcher.queued_calls < queued:
+            assert time.monotonic() < give_up
+            service.refresh()  # a round trip, in which the server may take the call
     scaler.gate.release(8)
-    socaity.gather(first, urgent, *jobs).result(DEADLINE)
+    socaity.gather(first, *jobs).result(DEADLINE)
     assert [float(rows[0, 0]) for rows in scaler.seen] == [0, 9, 1, 2]
 
 
