@@ -18,6 +18,12 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         super().__init__(*args, **kwargs)
         self.conn.debug = False  # else the log has all headers of a handshake, with the token among them
 
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            # else uvicorn logs an error for every handshake that the application has refused
+            self.handshake_complete = True
+
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         # uvicorn waits for ever behind a head that the parser refuses: with a body, too many fields, a field that is too long
