@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import re
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from .auth.config import Auth
 from .auth.guard import Guard
 from .dataplane import DataPlane
 from .frontends.handshake import SocketProtocol
+from .frontends.hosts import AllowedHosts
 from .frontends.http import SocaityApp
 from .frontends.quick import quick_protocol
 from .jobs.memory import MemoryJobBackend
@@ -98,6 +100,7 @@ class SocaityRouter:
         self.environment = settings.environment
         self.grace = grace
         self._max_connections = settings.max_connections
+        self._allowed_hosts = settings.allowed_hosts
         self.grpc_address: str | None = None
         """Host and port of gRPC, once it is served."""
         self.dataplane = DataPlane(
@@ -365,9 +368,13 @@ class SocaityRouter:
         """The uvicorn server that `start` runs, for those who run it themselves; with `grpc_port` also the one of gRPC, which
         lives as long."""
         tls = TLSFiles.of(tls_cert, tls_key)
+        if self.dataplane.guard is None and is_loopback(host):
+            self.app.hosts = AllowedHosts({host.lower(), socket.gethostname().lower(), *self._allowed_hosts})
         is_quick = type(self.app) is SocaityApp
         protocol = (
-            quick_protocol(self.app.quick, max_connections=self._max_connections) if is_quick else "auto"
+            quick_protocol(self.app.quick, hosts=self.app.hosts, max_connections=self._max_connections)
+            if is_quick
+            else "auto"
         )
         config = uvicorn.Config(
             self.app,

@@ -23,6 +23,7 @@ __all__ = [
     "ModelSettings",
     "Settings",
     "load_env_file",
+    "read_allowed_hosts",
     "read_auth",
     "read_cors_origins",
     "read_grpc_settings",
@@ -41,6 +42,7 @@ MAX_GRPC_STREAMS = 1024
 MAX_GRPC_CALLS = 8192
 _YES, _NO = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 _ORIGIN = re.compile(r"https?://[^\s/?#@*]+")
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
 _IDENTIFIES = (
     "SOCAITY_API_KEYS",
     "SOCAITY_API_KEYS_FILE",
@@ -57,7 +59,8 @@ _IDENTIFIES = (
 class Settings:
     """Where the service runs, and what it has to do with other services: the origins that it fetches results from
     (`fetch_from`), the seconds that one fetch may take, and the address under which they reach it. `tls_cert` and `tls_key` are
-    files in PEM form; `cors_origins` are the origins whose pages may call; more than `max_connections` are not taken."""
+    files in PEM form; `cors_origins` are the origins whose pages may call, `allowed_hosts` the names by which a service may be
+    called that only its own machine reaches; more than `max_connections` are not taken."""
 
     provider: str
     environment: str
@@ -69,6 +72,7 @@ class Settings:
     tls_cert: str | None = None
     tls_key: str | None = None
     cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
     max_connections: int = MAX_CONNECTIONS
 
 
@@ -144,6 +148,7 @@ def read_settings(
         tls_cert=os.fspath(tls_cert or "") or env.get("SOCAITY_TLS_CERT") or None,
         tls_key=os.fspath(tls_key or "") or env.get("SOCAITY_TLS_KEY") or None,
         cors_origins=read_cors_origins(env.get("SOCAITY_CORS_ORIGINS", "")),
+        allowed_hosts=read_allowed_hosts(env.get("SOCAITY_ALLOWED_HOSTS", "")),
         max_connections=_whole(env, "SOCAITY_MAX_CONNECTIONS") or MAX_CONNECTIONS,
     )
 
@@ -236,6 +241,18 @@ def read_cors_origins(texts: str | Iterable[str]) -> tuple[str, ...]:
             )
         origins.append(origin)
     return tuple(dict.fromkeys(origins))
+
+
+def read_allowed_hosts(text: str) -> tuple[str, ...]:
+    """The names in a text, separated by commas or spaces; without ports. Raises ConfigurationError."""
+    names = text.replace(",", " ").lower().split()
+    for name in names:
+        if not _HOST.fullmatch(name):
+            raise ConfigurationError(
+                f"SOCAITY_ALLOWED_HOSTS has {name!r}, which is no name of a host: write it without scheme and port "
+                "(models.example.com); '*' is not taken."
+            )
+    return tuple(dict.fromkeys(names))
 
 
 def read_model_settings(environ: Mapping[str, str] | None = None) -> ModelSettings:

@@ -45,13 +45,13 @@ def find_browser() -> str:
 
 
 class Browser:
-    """One Chromium with a profile of its own, which ends with the block."""
+    """One Chromium with a profile of its own, which ends with the block; `flags` are for its command line."""
 
-    def __init__(self) -> None:
+    def __init__(self, *flags: str) -> None:
         executable = find_browser()
         self._profile = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
-            [executable, *_FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"],
+            [executable, *_FLAGS, *flags, f"--user-data-dir={self._profile.name}", "about:blank"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

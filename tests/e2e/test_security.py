@@ -167,9 +167,7 @@ def test_known_head_is_no_way_around(service: str) -> None:
     """Heads of plain calls of models are remembered where nothing has to be asked."""
     port = int(service.rpartition(":")[2])
     body = b'{"x": [1.0, 2.0]}'
-    head = (
-        b"POST /predict/scale HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-    )
+    head = b"POST /predict/scale HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
     known = b"Authorization: Bearer " + KEY.encode() + b"\r\n"
     for more, status in ((known, b"200"), (b"", b"401"), (known, b"200"), (b"", b"401")):
         with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as connection:

@@ -31,7 +31,7 @@ def opened(url: str) -> socket.socket:
 
 
 def ask(connection: socket.socket) -> bytes:
-    connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     return connection.recv(4096).partition(b"\r\n")[0]
 
 
@@ -76,7 +76,7 @@ def closes(connection: socket.socket, piece: bytes, most: int = 64) -> bool:
     return False
 
 
-CHUNKED = b"POST /jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNKED = b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_requests_that_wait_for_each_other_have_an_end(
     """Each of them takes memory, before anybody knows who asks."""
     if most is not None:
         monkeypatch.setattr(quick, "_MOST_PIPELINED", most)
-    one = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    one = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     last = one.replace(b"Host", b"Connection: close\r\nHost")
     with (
         serve(SocaityRouter(auth=Auth(api_keys={"p": KEY}), grace=1.0)) as url,
@@ -128,9 +128,9 @@ def test_fields_behind_a_body_are_no_headers() -> None:
         return " ".join(request.headers)
 
     with serve(router) as url, opened(url) as connection:
-        head = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
         connection.sendall(head + b"1\r\nx\r\n0\r\nSocaity-Token: x\r\n\r\n")
-        connection.sendall(b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        connection.sendall(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         first, _, second = connection.makefile("rb").read().partition(b"HTTP/1.1 404")
         assert b'"host transfer-encoding"' in first
         assert second  # the next request is understood
@@ -139,7 +139,7 @@ def test_fields_behind_a_body_are_no_headers() -> None:
 def test_refused_body_does_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quick, "_LINGER_SECONDS", 0.0)
     with serve(SocaityRouter(auth=Auth(api_keys={"p": KEY}), grace=1.0)) as url, opened(url) as connection:
-        connection.sendall(b"POST /jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\n")
+        connection.sendall(b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999999\r\n\r\n")
         assert connection.recv(12) == b"HTTP/1.1 401"
         assert closes(connection, b"x" * 16_384)
 
@@ -148,13 +148,13 @@ def test_refused_body_does_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -
 def test_body_that_stops_is_not_waited_for(is_form: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(*((login, "_FORM_SECONDS", 0.1) if is_form else (quick, "_BODY_SECONDS", 0.1)))
     with serve(SocaityRouter(auth=Auth(api_keys={"p": KEY}), grace=1.0)) as url, opened(url) as connection:
-        connection.sendall(b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\ntoken")
+        connection.sendall(b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\ntoken")
         answer = connection.makefile("rb").readline()  # b"": closed
         assert answer == (b"HTTP/1.1 408 Request Timeout\r\n" if is_form else b"")
 
 
 UPGRADE = (
-    b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 )
 

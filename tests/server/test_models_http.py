@@ -698,7 +698,7 @@ def test_call_of_a_client_that_has_gone_does_not_run_on_the_long_way_either(
     scaler.gate = threading.Semaphore(0)
     body = b'{"x": [1, 2]}'
     request = (
-        b"POST /predict/scale HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\nx-priority: 1\r\n"
+        b"POST /predict/scale HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nx-priority: 1\r\n"
         b"content-length: %d\r\n\r\n%s" % (len(body), body)
     )
     with serve(router) as url:

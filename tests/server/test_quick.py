@@ -89,7 +89,7 @@ def request(
     body: Any, path: str = PATH, *, version: str = "1.1", method: str = "POST", **headers: str
 ) -> bytes:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    lines = [f"{method} {path} HTTP/{version}", "host: test", "content-type: application/json"]
+    lines = [f"{method} {path} HTTP/{version}", "host: localhost", "content-type: application/json"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     if "transfer_encoding" not in headers:
         lines.append(f"content-length: {len(content)}")
@@ -158,7 +158,8 @@ def test_too_large_body_is_refused_before_it_has_come(router: SocaityRouter) -> 
     small = SocaityRouter(max_body=1000, grace=1.0)
     small.add_model(Scaler(), name="scale")
     with serve(small) as url, closing(Connection(int(url.rpartition(":")[2]))) as connection:
-        head = b"POST /predict/scale HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\ncontent-length: 99999\r\n\r\n"
+        head = b"POST /predict/scale HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        head += b"content-length: 99999\r\n\r\n"
         connection.send(head, b"[" * 2000)
         status, headers, problem = connection.response()
         assert (status, problem["code"], headers["connection"]) == (413, "too_large", "close")
@@ -353,13 +354,13 @@ def test_head_that_is_too_large_or_too_slow_ends_its_connection(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closing(Connection(port)) as connection:
-        connection.send(b"POST /predict/scale HTTP/1.1\r\nhost: t\r\nx-long: ")
+        connection.send(b"POST /predict/scale HTTP/1.1\r\nhost: localhost\r\nx-long: ")
         with contextlib.suppress(ConnectionError):
             for _ in range(64):
                 connection.send(b"a" * 4096)
         assert connection.raw_line() == b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     monkeypatch.setattr(quick, "_HEAD_SECONDS", 0.05)
-    for beginning in (b"", b"POST /predict/scale HTTP/1.1\r\nhost: t\r\n"):
+    for beginning in (b"", b"POST /predict/scale HTTP/1.1\r\nhost: localhost\r\n"):
         with closing(Connection(port)) as connection:
             connection.send(beginning)
             assert connection.is_at_end()

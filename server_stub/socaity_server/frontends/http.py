@@ -35,6 +35,7 @@ from .dashboard import PROTOCOL as LIVE
 from .dashboard import LiveFrontend, dashboard_page
 from .docs_page import docs_page
 from .gate import Gate, refusal_of_socket
+from .hosts import AllowedHosts
 from .limits import Limits
 from .login import Login
 from .openinference.rest import PREFIX as OPEN_INFERENCE
@@ -60,6 +61,16 @@ def _cross_origin() -> AuthenticationError:
         "A page of another origin may not call this service; call it from a program, or serve the page from here.",
         status=403,
         code="cross_origin",
+    )
+
+
+def _unknown_host(name: str) -> AuthenticationError:
+    return AuthenticationError(
+        f"This service is open to programs of its own machine, and {name!r} may be the name of a page that wants to use it "
+        "(DNS rebinding). Call it as localhost or 127.0.0.1, name the host in SOCAITY_ALLOWED_HOSTS, or turn on authentication "
+        "(AUTH_ENABLED).",
+        status=403,
+        code="unknown_host",
     )
 
 
@@ -95,6 +106,8 @@ class SocaityApp(FastAPI):
         """What every request has to pass first."""
         self.origins = AllowedOrigins(cors_origins) if cors_origins else None
         """The pages of other origins that may call."""
+        self.hosts: AllowedHosts | None = None
+        """The names by which it may be called; None: any."""
         self._endpoints: dict[str, Route] = {}
         guard = dataplane.guard
         self.gate = None if guard is None else Gate(guard, self._endpoints, dataplane.routes)
@@ -114,6 +127,11 @@ class SocaityApp(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         limits = self.limits
+        if self.hosts is not None and scope["type"] != "lifespan":
+            name = self.hosts.refused(scope["headers"])
+            if name is not None:
+                await _refuse(_unknown_host(name), scope, receive, send)
+                return
         if self.origins is not None and scope["type"] in ("http", "websocket"):
             scope["socaity.origins"] = self.origins.origins
             if scope["type"] == "http":
@@ -161,9 +179,7 @@ class SocaityApp(FastAPI):
             if self.gate is not None:
                 refusal = await self.gate.enter_socket(scope, is_live=is_live, is_ours=is_ours)
                 if refusal is not None:
-                    await receive()  # websocket.connect
-                    for message in refusal_of_socket(scope, refusal):
-                        await send(message)
+                    await _refuse_socket(refusal, scope, receive, send)
                     return
             if not is_ours:
                 await super().__call__(scope, receive, send)
@@ -565,10 +581,18 @@ def _is_open_inference(scope: Scope) -> bool:
 
 async def _refuse(error: SocaityError, scope: Scope, receive: Receive, send: Send) -> None:
     """An error in the form of the protocol that is spoken there."""
-    if _is_open_inference(scope):
+    if scope["type"] == "websocket":
+        await _refuse_socket(problem_response(error), scope, receive, send)
+    elif _is_open_inference(scope):
         await send_error(send, error)
     else:
         await problem_response(error)(scope, receive, send)
+
+
+async def _refuse_socket(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    await receive()  # websocket.connect
+    for message in refusal_of_socket(scope, response):
+        await send(message)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

@@ -16,6 +16,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from .bodies import too_large
+from .hosts import AllowedHosts
 from .responses import PROBLEM, problem_parts
 
 try:
@@ -74,14 +75,21 @@ _NEARLY = 0.01
 """Some loops fire up to a millisecond early."""
 
 
-def quick_protocol(handlers: Mapping[bytes, ModelHandler], *, max_connections: int | None = None) -> Any:
+def quick_protocol(
+    handlers: Mapping[bytes, ModelHandler],
+    *,
+    hosts: AllowedHosts | None = None,
+    max_connections: int | None = None,
+) -> Any:
     """The protocol for `uvicorn.Config(http=…)`; `handlers` by path, and may change while it serves. Without httptools:
-    what uvicorn chooses itself. Connections above `max_connections`, sockets included, are answered with 503 and closed."""
+    what uvicorn chooses itself. Only requests to one of the `hosts` take the short way. Connections above `max_connections`,
+    sockets included, are answered with 503 and closed."""
     if HttpToolsProtocol is None:
         return "auto"
 
     class QuickProtocol(_QuickProtocol):
         quick_handlers = handlers
+        allowed_hosts = hosts
         most_connections = max_connections
         known_heads: ClassVar[dict[bytes, _Head]] = {}
 
@@ -113,6 +121,7 @@ if HttpToolsProtocol is not None:
 
     class _QuickProtocol(HttpToolsProtocol):
         quick_handlers: Mapping[bytes, ModelHandler]
+        allowed_hosts: AllowedHosts | None
         most_connections: int | None
         known_heads: ClassVar[dict[bytes, _Head]]
         _is_between = True
@@ -267,6 +276,7 @@ if HttpToolsProtocol is not None:
                 and not self.flow.write_paused  # the long way waits for a client that does not read
                 and self.parser.get_method() == b"POST"
                 and _is_plain(self.headers)
+                and (self.allowed_hosts is None or self.allowed_hosts.refused(self.headers) is None)
                 and not self.parser.should_upgrade()
                 and self.parser.get_http_version() == "1.1"
                 and self.limit_concurrency is None

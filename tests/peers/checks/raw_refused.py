@@ -160,9 +160,7 @@ def _(address: Address) -> None:
 @check("body that is too large is 413, before it is sent")
 def _(address: Address) -> None:
     with socket.create_connection((address.host, address.http_port), PATIENCE) as connection:
-        head = (
-            f"POST {INFER.format('identity_fp32')} HTTP/1.1\r\nHost: peers\r\nContent-Length: {2**40}\r\n\r\n"
-        )
+        head = f"POST {INFER.format('identity_fp32')} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {2**40}\r\n\r\n"
         connection.sendall(head.encode())
         response = http.client.HTTPResponse(connection)
         response.begin()
@@ -194,7 +192,7 @@ def _(address: Address) -> None:
 def _(address: Address) -> None:
     for _round in range(20):
         with socket.create_connection((address.host, address.http_port), PATIENCE) as connection:
-            head = f"POST {INFER.format('identity_fp32')} HTTP/1.1\r\nHost: peers\r\nContent-Length: 1000\r\n\r\n"
+            head = f"POST {INFER.format('identity_fp32')} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
             connection.sendall(head.encode() + b'{"inputs":')
     is_same(data_of(infer(address, "identity_fp32", rows(1))), [1.0], "the data")
 

@@ -113,7 +113,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_sent(
     host, _, port = live_server(router).removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=DEADLINE) as connection:
         connection.sendall(
-            b"POST /v2/models/fp32/infer HTTP/1.1\r\nhost: a\r\ncontent-length: 999999999999\r\n\r\n"
+            b"POST /v2/models/fp32/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: 999999999999\r\n\r\n"
         )
         answer = connection.recv(65536)
 
