@@ -28,7 +28,8 @@ class Memo:
 
     def __init__(self, limit: int = MAX_JOBS) -> None:
         self._limit = limit
-        self._jobs: OrderedDict[bytes, Job[Any]] = OrderedDict()
+        self._jobs: OrderedDict[tuple[object, ...], Job[Any]] = OrderedDict()
+        """By the key of the call, and by what makes values of its results: a typed function has types of its own."""
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -44,14 +45,15 @@ class Memo:
         if key is None:  # something that cannot be compared by its content
             return endpoint._unmemoized(*args, **kwargs)
         with self._lock:
-            known = self._jobs.get(key)
+            place = (key, endpoint.decode, endpoint.decode_chunk)
+            known = self._jobs.get(place)
             if known is not None and known._error is None and known._generation == _generation():
-                self._jobs.move_to_end(key)
+                self._jobs.move_to_end(place)
                 return known
             job = endpoint._unmemoized(*args, **kwargs)
             links_of(job).key = key
-            self._jobs[key] = job
-            self._jobs.move_to_end(key)
+            self._jobs[place] = job
+            self._jobs.move_to_end(place)
             while len(self._jobs) > self._limit:
                 self._jobs.popitem(last=False)
         return job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import typing
@@ -109,6 +110,8 @@ class RemoteFunction(Generic[P, R]):
         self._send_defaults = send_defaults
         self._names = parameters
         self._endpoint: Endpoint | None = None
+        self._base: RemoteFunction[P, R] | None = None
+        self._call_options: dict[str, Any] = {}
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Check the arguments against the written and the live signature and start the job."""
@@ -118,9 +121,34 @@ class RemoteFunction(Generic[P, R]):
         """Like `Endpoint.map`."""
         return self.endpoint.map(*inputs, concurrency=concurrency, **self._renamed(constant))
 
+    def with_options(
+        self,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+        explain: bool = False,
+        memoize: bool = False,
+    ) -> RemoteFunction[P, R]:
+        """This function for calls with the options of `Endpoint.with_options`. Does not connect: what the live endpoint does not
+        take is a ConfigurationError of the first call."""
+        other = copy.copy(self)
+        other._endpoint, other._base = None, self._base or self
+        other._call_options = {
+            "timeout": timeout,
+            "priority": priority,
+            "explain": explain,
+            "memoize": memoize,
+        }
+        return other
+
     @property
     def endpoint(self) -> Endpoint:
         """The live endpoint. Raises ConfigurationError if the written function does not fit it."""
+        if self._base is not None:
+            base = self._base.endpoint
+            if self._endpoint is None or self._endpoint.service is not base.service:
+                self._endpoint = base.with_options(**self._call_options)
+            return self._endpoint
         service = self._open_service()
         if self._endpoint is None or self._endpoint.service is not service:
             from ._endpoint import Endpoint

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 import socaity
@@ -61,6 +62,21 @@ def test_call_that_is_too_late_fails_at_its_timeout(service: socaity.Service, sc
     assert (caught.value.status, caught.value.code) == (504, "deadline_exceeded")
     scaler.gate.release(8)
     assert service.scale([1, 2]).result(DEADLINE).tolist() == [2, 4]
+
+
+def test_typed_function_takes_options(router: SocaityRouter, scaler: Scaler) -> None:
+    remote = socaity.remote(router)
+
+    @remote
+    def scale(x: list[float]) -> np.ndarray: ...
+
+    hasty = scale.with_options(timeout=0.05)
+    scaler.gate = threading.Semaphore(0)
+    with pytest.raises(ServerError, match="allowed to take is over"):
+        hasty([1, 2]).result(DEADLINE)
+    scaler.gate.release(8)
+    assert scale.with_options(timeout=DEADLINE, priority=3)([1, 2]).result(DEADLINE).tolist() == [2, 4]
+    remote.service.close()
 
 
 def test_urgent_call_overtakes(service: socaity.Service, router: SocaityRouter, scaler: Scaler) -> None:

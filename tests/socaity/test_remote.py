@@ -168,3 +168,53 @@ def test_further_keywords_are_passed_on() -> None:
     draw("a", steps=2).result(DEADLINE)
     assert transport.calls == [("draw", {"text": "a", "steps": 2})]
     draw.endpoint.service.close()
+
+
+def test_options_of_calls_do_not_connect_and_keep_the_types() -> None:
+    opened: list[str] = []
+    transport = HeldTransport()
+
+    def to(target: str) -> HeldTransport:
+        opened.append(target)
+        return transport
+
+    @socaity.remote("memory://test", transport=to, progress=False)
+    def ask(value: object) -> Cat: ...
+
+    made_once = ask.with_options(memoize=True)
+    assert not opened
+    job = made_once(1)
+    assert made_once(1) is ask.with_options(memoize=True)(1) is made_once.with_options(memoize=True)(1) is job
+    assert ask(1) is not job
+    assert made_once.with_options(explain=True)(1) is not job
+    untyped = ask.endpoint.service.ask.with_options(memoize=True)(1)
+    assert untyped is not job
+    first, *_, last = transport.wait_for(4)
+    transport.succeed(first, {"name": "Tom", "age": 3})
+    transport.succeed(last, {"name": "Kit", "age": 1})
+    assert job.result(DEADLINE) == Cat(name="Tom", age=3)
+    assert untyped.result(DEADLINE) == {"name": "Kit", "age": 1}
+    ask.endpoint.service.close()
+
+
+def test_options_follow_the_function_to_another_service() -> None:
+    service = socaity.remote("memory://one", transport=wire(("result", "one")), progress=False)
+
+    @service
+    def plain(text: str) -> str: ...
+
+    made_once = plain.with_options(memoize=True)
+    assert made_once("a").result(DEADLINE) == "one"
+    service.use("memory://two", transport=wire(("result", "two")), progress=False)
+    assert made_once("a").result(DEADLINE) == "two"
+    service.service.close()
+
+
+def test_options_that_the_live_endpoint_does_not_take_fail_the_call() -> None:
+    @remote(wire(("result", None)))
+    def plain(text: str) -> str: ...
+
+    hasty = plain.with_options(timeout=1.0)
+    with pytest.raises(socaity.exceptions.ConfigurationError, match=r"job\.result"):
+        hasty("a")
+    plain.endpoint.service.close()

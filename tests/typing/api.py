@@ -213,6 +213,8 @@ def a_pipeline(function: PipelineFunction[[str], int]) -> None:
 
 def a_remote_function(function: RemoteFunction[[str], int]) -> None:
     assert_type(function("a"), Job[int])
+    assert_type(function.with_options(timeout=1.0, priority=1)("a"), Job[int])
+    function.with_options(memoize=True)(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def errors(job: Job[str]) -> None:
