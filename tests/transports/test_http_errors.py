@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Iterator
 from email.utils import formatdate
 from typing import Any
@@ -287,3 +288,16 @@ async def test_messages_hold_no_password() -> None:
     finally:
         await client.aclose()
     assert "geheim" not in str(caught.value) + client.place
+
+
+async def test_tracebacks_show_what_broke_and_not_the_insides_of_httpx() -> None:
+    client = HTTPClient(Target("http://127.0.0.1:1"))
+    try:
+        with pytest.raises(ConnectError) as caught:
+            async with client.stream(HTTPRequest(url=client.base)):
+                pass
+    finally:
+        await client.aclose()
+    lines = traceback.format_exception(caught.value)
+    assert lines[0].startswith("httpx.ConnectError: ")
+    assert not any("httpcore" in line for line in lines)

@@ -337,17 +337,28 @@ def _our_errors(request: httpx.Request) -> Iterator[None]:
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as exc:
         raise ConnectError(
             f"No connection to {_place(request)}: {_text(exc)}; nothing was sent. Is the server running there?"
-        ) from exc
+        ) from _without_frames(exc)
     except httpx.TimeoutException as exc:
-        raise TransportTimeout(f"{_place(request)} did not answer in time ({type(exc).__name__})") from exc
+        raise TransportTimeout(
+            f"{_place(request)} did not answer in time ({type(exc).__name__})"
+        ) from _without_frames(exc)
     except (httpx.UnsupportedProtocol, httpx.InvalidURL) as exc:
-        raise ConfigurationError(f"{_place(request)} is not an address of a service: {_text(exc)}") from exc
+        raise ConfigurationError(
+            f"{_place(request)} is not an address of a service: {_text(exc)}"
+        ) from _without_frames(exc)
     except (httpx.DecodingError, httpx.LocalProtocolError) as exc:
-        raise ProtocolError(f"{_place(request)}: {_text(exc)}") from exc
+        raise ProtocolError(f"{_place(request)}: {_text(exc)}") from _without_frames(exc)
     except (httpx.TransportError, httpx.StreamError) as exc:
         raise TransportError(
             f"The connection to {_place(request)} broke: {_text(exc)}{_other_protocol(request, exc)}"
-        ) from exc
+        ) from _without_frames(exc)
+
+
+def _without_frames(exc: Exception) -> Exception:
+    """Type and text say all: whoever reads the traceback would have seventy lines of the insides of httpx before our sentence."""
+    exc.__cause__ = None
+    exc.__suppress_context__ = True
+    return exc.with_traceback(None)
 
 
 def _other_protocol(request: httpx.Request, exc: Exception) -> str:
