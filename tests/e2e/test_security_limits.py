@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -15,12 +16,14 @@ import httpx
 import pytest
 from starlette.requests import Request
 
+import socaity
 from socaity_server import Auth, SocaityRouter
 from socaity_server.address import is_loopback
 from socaity_server.frontends import login, quick
 from tests.e2e.servers import ServerProcess
 from tests.server.auth.peers import Peer
 from tests.server.conftest import serve
+from tests.server.test_models_http import Scaler
 
 DEADLINE = 20
 KEY = "a-key-of-the-tests-0001"
@@ -275,3 +278,55 @@ def test_server_process_with_keys_serves() -> None:
         assert httpx.get(f"{server.url}/jobs").status_code == 401
         answer = httpx.get(f"{server.url}/jobs", headers={"Authorization": f"Bearer {KEY}"})
         assert answer.status_code == 200
+
+
+def limited(monkeypatch: pytest.MonkeyPatch, **variables: str) -> tuple[SocaityRouter, Scaler]:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    router, scaler = SocaityRouter(grace=1.0), Scaler()
+    router.add_model(scaler, name="scale", max_batch_size=1)
+
+    @router.add_route("/paint", queue_size=3)
+    def paint(text: str) -> str:
+        return text
+
+    return router, scaler
+
+
+def socket_of(url: str) -> socaity.Service:
+    address = url.replace("http:", "ws:") + "/ws"
+    return socaity.connect(address, transport="websocket", retry=1, progress=False)
+
+
+def test_requests_of_an_address_are_counted_on_the_socket_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    router, _ = limited(monkeypatch, MAX_REQUESTS="3", REQUESTS_PERIOD_SECONDS="600")
+    with serve(router) as url, socket_of(url) as service:
+        assert service.scale([1, 2]).result(DEADLINE).tolist() == [2, 4]
+        assert service.paint("a cat").result(DEADLINE) == "a cat"
+        assert httpx.post(f"{url}/predict/scale", json={"x": [1, 2]}).status_code == 200
+        for call in (lambda: service.scale([1, 2]), lambda: service.paint("a cat")):
+            with pytest.raises(socaity.RateLimitError) as caught:
+                call().result(DEADLINE)
+            assert caught.value.code == "rate_limited"
+            assert 0 < (caught.value.retry_after or 0) <= 600
+        assert httpx.post(f"{url}/predict/scale", json={"x": [1, 2]}).status_code == 429
+        with socket_of(url) as other:  # a new session is no new client
+            with pytest.raises(socaity.RateLimitError):
+                other.scale([1, 2]).result(DEADLINE)
+
+
+def test_calls_on_the_socket_count_among_those_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    router, scaler = limited(monkeypatch, MAX_CONCURRENT_REQUESTS="1")
+    scaler.gate = threading.Semaphore(0)
+    with serve(router) as url, socket_of(url) as service, socket_of(url) as other:
+        first = service.scale([1, 2])
+        assert scaler.started.wait(DEADLINE)
+        for one in (service, other):
+            with pytest.raises(socaity.ServerError) as caught:
+                one.scale([1, 2]).result(DEADLINE)
+            assert (caught.value.status, caught.value.code) == (503, "too_many_requests")
+        assert httpx.post(f"{url}/predict/scale", json={"x": [1, 2]}).status_code == 503
+        scaler.gate.release(8)
+        assert first.result(DEADLINE).tolist() == [2, 4]
+        assert other.scale([1, 2]).result(DEADLINE).tolist() == [2, 4]
+        assert httpx.post(f"{url}/predict/scale", json={"x": [1, 2]}).status_code == 200

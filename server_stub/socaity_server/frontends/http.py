@@ -118,6 +118,8 @@ class SocaityApp(FastAPI):
         """What the front ends of the Open Inference Protocol serve."""
         self._open_inference = RestFrontend(self.open_inference, max_body=max_body)
         self._socket = WebSocketFrontend(dataplane, max_body=max_body)
+        if self.limits is not None:
+            self.limits.count_also(self._socket.running_calls)
         self._live_view = LiveFrontend(dataplane)
         self.add_exception_handler(SocaityError, _on_error)
         self.add_exception_handler(HTTPException, self._on_http_error)
@@ -185,6 +187,7 @@ class SocaityApp(FastAPI):
                 await super().__call__(scope, receive, send)
                 return
             await self._start(scope)
+            scope["socaity.limits"] = self.limits
             await (self._live_view if is_live else self._socket)(scope, receive, send)
             return
         await super().__call__(scope, receive, send)

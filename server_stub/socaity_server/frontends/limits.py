@@ -72,6 +72,7 @@ class Limits:
         self._period = rate_period
         self._clock = clock
         self._running = 0
+        self._others: list[Callable[[], int]] = []
 
     @classmethod
     def of(cls, settings: ModelSettings) -> Limits | None:
@@ -87,7 +88,10 @@ class Limits:
     def enter(self, scope: Scope) -> SocaityError | None:
         """The refusal, or None; then `leave` must follow."""
         if scope["path"] not in _FREE:
-            refusal = self._refusal(scope)
+            # Only the address of the connection counts: headers such as X-Forwarded-For can be made up. Behind a proxy
+            # the server that runs the application replaces it (uvicorn: --forwarded-allow-ips).
+            client = scope.get("client")
+            refusal = self.refusal(client[0] if client else "")
             if refusal is not None:
                 return refusal
         self._running += 1
@@ -97,20 +101,23 @@ class Limits:
         """The request has been answered."""
         self._running -= 1
 
-    def _refusal(self, scope: Scope) -> SocaityError | None:
-        if self._max_concurrent is not None and self._running >= self._max_concurrent:
+    def count_also(self, running: Callable[[], int]) -> None:
+        """Add what `running` says to the requests that are being answered."""
+        self._others.append(running)
+
+    def refusal(self, client: str) -> SocaityError | None:
+        """Why a request from that address may not be answered now, or None; then it is counted as one of its requests."""
+        most = self._max_concurrent
+        if most is not None and self._running + sum(count() for count in self._others) >= most:
             return ServerError(
-                f"The service answers {self._max_concurrent} requests at once, and all of them are taken.",
+                f"The service answers {most} requests at once, and all of them are taken.",
                 status=503,
                 code="too_many_requests",
                 retry_after=1.0,
             )
         if self._window is None:
             return None
-        # Only the address of the connection counts: headers such as X-Forwarded-For can be made up. Behind a proxy
-        # the server that runs the application replaces it (uvicorn: --forwarded-allow-ips).
-        client = scope.get("client")
-        retry_after = self._window.admit(client[0] if client else "", self._clock())
+        retry_after = self._window.admit(client, self._clock())
         if retry_after is None:
             return None
         return RateLimitError(

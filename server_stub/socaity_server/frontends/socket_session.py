@@ -43,6 +43,7 @@ from socaity.protocol.messagepack import MalformedError
 from ..direct import Cancellable
 from ..references import find_references
 from .call_results import CallResults
+from .limits import Limits
 from .socket_admission import Admission, GuardedCall
 from .socket_connection import Connection
 from .socket_messages import SHAPES, check, read_options, walk
@@ -80,6 +81,10 @@ class Session:
         self.owner = owner
         self.admission = admission
         """None where authentication is off."""
+        self.limits: Limits | None = None
+        """What calls and jobs have to pass before they are looked at."""
+        self.address = ""
+        """Where the client was at its last handshake."""
         self._frontend = frontend
         self._dataplane = frontend.dataplane
         self._loop = asyncio.get_running_loop()
@@ -148,6 +153,11 @@ class Session:
         busy = self._running or self._watches or self._control or self._publisher.is_busy
         return not busy and self._link.is_idle
 
+    @property
+    def running_calls(self) -> int:
+        """The direct calls that have not ended."""
+        return len(self._running)
+
     def limit_frames(self, max_frame: int | None) -> None:
         """What the client takes at once."""
         self._link.max_frame = max_frame
@@ -181,7 +191,7 @@ class Session:
             self._watches.go_on()
         too_large = self._link.take_too_large() or len(data) > self._frontend.max_body
         dataplane, running, capture = self._dataplane, self._running, self._capture
-        admission, owner = self.admission, self.owner
+        admission, owner, limits = self.admission, self.owner, self.limits
         for message in messages:
             op = message[0]
             options, explains = _NO_OPTIONS, False
@@ -195,6 +205,11 @@ class Session:
                 and self._refuse_too_large(message, len(data))
             ):
                 continue
+            if limits is not None and op in (CALL, SUBMIT) and check(message):
+                refusal = limits.refusal(self.address)
+                if refusal is not None:
+                    self._post([ERROR, message[1], to_problem(refusal)])
+                    continue
             if op == CALL:
                 if len(message) != 4 or type(message[1]) is not int or type(message[3]) is not dict:
                     check(message)

@@ -104,6 +104,9 @@ class WebSocketFrontend:
             session.admission = Admission(
                 guard, scope["socaity.principal"], context_of(scope), self.dataplane.routes
             )
+        session.limits = scope.get("socaity.limits")
+        client = scope.get("client")
+        session.address = client[0] if client else ""
         max_frame = wanted.get("max_frame")
         session.results.holds = wanted.get("holds") is True
         session.connect(connection, resumed, received if resumed else 0)
@@ -118,6 +121,10 @@ class WebSocketFrontend:
         if waiting is None:
             raise MalformedError("the server has too many sessions")
         waiting.expire()
+
+    def running_calls(self) -> int:
+        """The direct calls of all sessions that have not ended."""
+        return sum(session.running_calls for session in self.sessions.values())
 
     def close(self) -> None:
         """End all sessions."""
