@@ -53,6 +53,12 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(scope="module", autouse=True)
+async def one_loop() -> None:
+    """One loop for all of them. grpc.aio has one queue for all loops of a process: the last event of a call that was cancelled
+    may come when its loop is closed, and is then an error of the loop that runs."""
+
+
 @asynccontextmanager
 async def opened(port: int, query: str = "", **options: Any) -> AsyncIterator[OpenInferenceTransport]:
     scheme = options.pop("scheme", "oip+grpc")
