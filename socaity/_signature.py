@@ -56,7 +56,7 @@ def make_signature(endpoint: EndpointDescription) -> inspect.Signature:
     variadic = [one.name for one in endpoint.parameters if one.variadic]
     if variadic:
         parameters.append(inspect.Parameter(_free_name(variadic[0], seen), inspect.Parameter.VAR_KEYWORD))
-    return inspect.Signature(parameters, return_annotation=python_type(endpoint.returns))
+    return inspect.Signature(parameters, return_annotation=_returned(endpoint))
 
 
 def _free_name(name: str, taken: set[str]) -> str:
@@ -81,6 +81,40 @@ def annotation_of(parameter: ParameterDescription, endpoint: EndpointDescription
     if parameter.location == "file":
         return bytes
     return python_type(parameter.json_schema)
+
+
+def gives_arrays(endpoint: EndpointDescription) -> bool:
+    """Whether its results are arrays, by name or not, for which the description has lists: those of a batched endpoint, and of
+    a model whose calls are not put together."""
+    if endpoint.batched:
+        return True
+    if not endpoint.direct or all(one.tensor is None for one in endpoint.parameters):
+        return False
+    options = endpoint.returns.get("anyOf")
+    forms = options if isinstance(options, list) and options else [endpoint.returns]
+    return all(_is_array(one) or _are_arrays(one) for one in forms)
+
+
+def _is_array(schema: Any) -> bool:
+    return isinstance(schema, Mapping) and schema.get("type") == "array"
+
+
+def _are_arrays(schema: Any) -> bool:
+    """By name."""
+    if not isinstance(schema, Mapping) or schema.get("type") != "object":
+        return False
+    parts = schema.get("properties") or {"": schema.get("additionalProperties")}
+    return isinstance(parts, Mapping) and all(map(_is_array, parts.values()))
+
+
+def _returned(endpoint: EndpointDescription) -> Any:
+    """The Python type of a result; arrays as text, because numpy may not be installed."""
+    schema = endpoint.returns
+    if not gives_arrays(endpoint):
+        return python_type(schema)
+    if not schema or "anyOf" in schema:  # the service does not know
+        return Any
+    return "dict[str, Array]" if schema.get("type") == "object" else "Array"
 
 
 def python_type(schema: Any) -> Any:

@@ -6,7 +6,8 @@ import ast
 import re
 from collections.abc import Iterator
 
-from ._stub_schema import default_text, mapping, properties
+from ._signature import gives_arrays
+from ._stub_schema import default_text
 from ._stub_text import Names, docstring, quoted
 from ._stub_types import StubTypes
 from .protocol.description import EndpointDescription, ParameterDescription, ServiceDescription
@@ -231,7 +232,7 @@ def _parameter(
 
 def _returned(endpoint: EndpointDescription, types: StubTypes) -> str:
     hint = f"{endpoint.name} result"
-    if endpoint.batched or _gives_arrays(endpoint):
+    if gives_arrays(endpoint):
         value = types.arrays(endpoint.returns, hint)
     else:
         value = types.value(endpoint.returns, hint)
@@ -239,14 +240,6 @@ def _returned(endpoint: EndpointDescription, types: StubTypes) -> str:
         types.uses.add("Iterable")
         return f"Iterable[{value}]"
     return value
-
-
-def _gives_arrays(endpoint: EndpointDescription) -> bool:
-    """Whether it is a model whose calls are not put together: its results are arrays all the same."""
-    if not endpoint.direct or all(one.tensor is None for one in endpoint.parameters):
-        return False
-    parts = list(properties(endpoint.returns).values()) or [endpoint.returns]
-    return all(mapping(one).get("type") == "array" for one in parts)
 
 
 def _doc(endpoint: EndpointDescription) -> str:

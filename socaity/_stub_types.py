@@ -128,13 +128,15 @@ class StubTypes:
         return self._type(schema, _Place(_Walk(schema), hint, "value"))
 
     def arrays(self, schema: Any, hint: str) -> str:
-        """The type of a result that is an array, or a map of arrays by name."""
+        """The type of a result that is an array, or a map of arrays by name; `Any` where the service does not know."""
         schema = mapping(schema)
+        if not schema or "anyOf" in schema:
+            return self._use("Any", "Any")
         self.uses |= {"npt", "Any"}
         names = list(properties(schema))
-        if not names:
+        if not names and schema.get("type") != "object":
             return "npt.NDArray[Any]"
-        if "" in names:  # no key of a TypedDict
+        if not names or "" in names:  # no key of a TypedDict
             return "dict[str, npt.NDArray[Any]]"
         fields = [(name, "npt.NDArray[Any]", True) for name in names]
         name = self._names.give(class_name(hint), "Record")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +25,6 @@ def model_route(model: LoadedModel) -> Route:
         raise ConfigurationError(f"A model's name has letters, digits, '_', '-' and '.', not {name!r}.")
     batched = runtime.batched if config.batched is None else config.batched
     inputs = [_input(spec, batched) for spec in runtime.inputs]
-    number = {"type": "array", "items": {}}
-    outputs = tuple(spec.name for spec in runtime.outputs)
     return Route(
         name=name,
         path=f"/predict/{name}",
@@ -34,14 +33,25 @@ def model_route(model: LoadedModel) -> Route:
         parameters=tuple(Parameter(spec.name, np.ndarray) for spec in runtime.inputs),
         idempotent=config.idempotent,
         doc=config.description or f"The model {name} ({runtime.name}).",
-        returns=number
-        if len(outputs) < 2
-        else {"type": "object", "properties": dict.fromkeys(outputs, number)},
+        returns=_returns(model),
         max_batch_size=model.max_batch_size if batched else 1,
         tensors=TensorInputs(name, inputs, has_batch_axis=batched, stacks_unknown=True),
-        outputs=outputs,
+        outputs=tuple(spec.name for spec in runtime.outputs),
         model=model,
     )
+
+
+def _returns(model: LoadedModel) -> dict[str, Any]:
+    """One output is given as it is, several by name."""
+    array = {"type": "array", "items": {}}
+    outputs = model.runtime.outputs or model.seen_outputs
+    if len(outputs) == 1:
+        return array
+    if outputs:
+        return {"type": "object", "properties": {spec.name: array for spec in outputs}}
+    by_name = {"type": "object", "additionalProperties": array}
+    single = model.runtime.single
+    return {"anyOf": [array, by_name]} if single is None else array if single else by_name
 
 
 def _input(spec: TensorSpec, batched: bool) -> TensorInput:

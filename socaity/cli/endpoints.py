@@ -16,7 +16,8 @@ from .terminal import harmless
 
 __all__ = ["run"]
 
-_QUOTED = re.compile(r"'(Array\[[^'\]]*\])'")
+_QUOTED = re.compile(r"(?<=: |> )'([^']*)'")
+"""Types that are known by name only."""
 
 
 def run(argv: list[str]) -> int:

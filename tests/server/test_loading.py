@@ -19,12 +19,15 @@ from socaity_server.config_keys import parse_model_config
 from socaity_server.example_inputs import ExampleInputs
 from socaity_server.loading import LoadedModel, load_model
 from socaity_server.model_config import BreakerConfig, ModelConfig
+from socaity_server.models import model_route
 from socaity_server.repository import ModelRepository
 from socaity_server.runtimes.base import Runtime, TensorSpec
 from socaity_server.settings import read_model_settings
 
 PLUS_ONE = "def predict(x):\n    return {'y': x + 1}\n"
 X = TensorSpec("x", "float32", (None, 3))
+ARRAY: dict[str, Any] = {"type": "array", "items": {}}
+NAMED = {"type": "object", "additionalProperties": ARRAY}
 
 
 class FakeRuntime(Runtime):
@@ -453,3 +456,33 @@ async def test_refused_pickle_says_what_is_possible_where_it_lies(tmp_path: Path
         assert "put `sha256: " in reasons[name]
     with pytest.raises(ConfigurationError, match=r"--allow-pickle \(`allow_pickle=True`\)\. This one alone"):
         SocaityRouter().add_model(tmp_path / "models" / "alone.joblib")
+
+
+@pytest.mark.parametrize(
+    ("answer", "inputs", "returns"),
+    [
+        (lambda given: {"y": given["x"]}, (X,), ARRAY),
+        (
+            lambda given: {"y": given["x"], "z": given["x"]},
+            (X,),
+            {"type": "object", "properties": {"y": ARRAY, "z": ARRAY}},
+        ),
+        # it cannot be warmed up
+        (dict, (TensorSpec("x", None, None),), {"anyOf": [ARRAY, NAMED]}),
+    ],
+)
+def test_what_a_model_gives_is_described_as_far_as_it_is_known(
+    load_fake: Callable[..., LoadedModel], answer: Any, inputs: Any, returns: dict[str, Any]
+) -> None:
+    assert model_route(load_fake(FakeRuntime(inputs, answer))).returns == returns
+
+
+@pytest.mark.parametrize("execution", ["thread", "process"])
+def test_what_a_python_model_says_of_its_result_is_described(tmp_path: Path, execution: str) -> None:
+    text = "import numpy as np\ndef predict(x) -> tuple[np.ndarray, np.ndarray]:\n    return x, x\n"
+    config = parse_model_config(f"execution: {execution}")
+    model = load_model(python_model(tmp_path, text), config, name="a")
+    try:
+        assert model_route(model).returns == NAMED
+    finally:
+        model.runtime.close()

@@ -208,3 +208,39 @@ def test_closed_model_says_so(load: Load) -> None:
     assert set(sys.modules) == before
     with pytest.raises(RuntimeError, match="closed"):
         runtime.run({"x": np.ones(1)})
+
+
+@pytest.mark.parametrize(
+    ("annotation", "single"),
+    [
+        ("", None),
+        (" -> Any", None),
+        (" -> None", None),
+        (" -> np.ndarray | dict[str, np.ndarray]", None),
+        (" -> 'Missing'", None),
+        (" -> np.ndarray", True),
+        (" -> NDArray[np.float32]", True),
+        (" -> 'np.ndarray'", True),
+        (" -> list[float]", True),
+        (" -> float", True),
+        (" -> dict[str, np.ndarray]", None),  # of one output it is that array
+        (" -> Mapping[str, np.ndarray]", None),
+        (" -> One", True),
+        (" -> Both", False),
+        (" -> Named", False),
+        (" -> tuple", None),
+        (" -> tuple[np.ndarray, ...]", None),
+        (" -> tuple[np.ndarray]", True),
+        (" -> tuple[np.ndarray, np.ndarray]", False),
+    ],
+)
+def test_what_predict_says_that_it_returns(load: Load, annotation: str, single: bool | None) -> None:
+    text = (
+        "from collections.abc import Mapping\nfrom typing import Any, NamedTuple, TypedDict\nimport numpy as np\n"
+        "from numpy.typing import NDArray\n"
+        "class One(TypedDict):\n    a: np.ndarray\n"
+        "class Both(TypedDict):\n    a: np.ndarray\n    b: np.ndarray\n"
+        "class Named(NamedTuple):\n    a: np.ndarray\n    b: np.ndarray\n"
+        f"def predict(x){annotation}:\n    return x\n"
+    )
+    assert load(text).single is single

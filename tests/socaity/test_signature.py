@@ -13,6 +13,9 @@ from socaity._signature import make_bind, make_signature, python_type
 from socaity.protocol.description import EndpointDescription, ParameterDescription, TensorDescription
 
 TEXT, NUMBER = {"type": "string"}, {"type": "integer"}
+ARRAY: dict[str, Any] = {"type": "array", "items": {}}
+NAMED = {"type": "object", "additionalProperties": ARRAY}
+TENSOR = ParameterDescription(name="x", tensor=TensorDescription())
 
 
 def parameter(name: str, schema: dict[str, Any] | None = None, **more: Any) -> ParameterDescription:
@@ -61,6 +64,18 @@ def bind(description: EndpointDescription, *args: Any, **kwargs: Any) -> dict[st
         ),
         (describe(parameter("f", location="file")), "(f: bytes)"),
         (describe(parameter("a", TEXT), returns={"type": "boolean"}), "(a: str) -> bool"),
+        (describe(TENSOR, direct=True, returns=ARRAY), "(x: 'Array[any]') -> 'Array'"),
+        (describe(TENSOR, direct=True, returns=NAMED), "(x: 'Array[any]') -> 'dict[str, Array]'"),
+        (
+            describe(TENSOR, direct=True, returns={"type": "object", "properties": {"a": ARRAY, "b": ARRAY}}),
+            "(x: 'Array[any]') -> 'dict[str, Array]'",
+        ),
+        (describe(TENSOR, direct=True, returns={"anyOf": [ARRAY, NAMED]}), "(x: 'Array[any]')"),
+        (describe(TENSOR, direct=True, returns={"type": "object"}), "(x: 'Array[any]') -> dict"),
+        (describe(TENSOR, batched=True, returns={"type": "number"}), "(x: 'Array[any]') -> 'Array'"),
+        (describe(TENSOR, batched=True), "(x: 'Array[any]')"),
+        (describe(TENSOR, returns=ARRAY), "(x: 'Array[any]') -> list"),
+        (describe(parameter("a", TEXT), direct=True, returns=ARRAY), "(a: str) -> list"),
     ],
 )
 def test_the_signature_says_what_can_be_given(description: EndpointDescription, text: str) -> None:

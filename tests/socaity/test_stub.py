@@ -149,6 +149,11 @@ def test_arrays_of_batched_endpoints_are_numpy_arrays() -> None:
     )
     several = {"type": "object", "properties": {"a": {"type": "array"}, "b-c": {"type": "array"}}}
     assert head(one(x, returns=several, batched=True)).endswith("-> AskResult:")
+    named = {"type": "object", "additionalProperties": {"type": "array", "items": {}}}
+    for kind in ("batched", "direct"):
+        assert head(one(x, returns=named, **{kind: True})).endswith("-> dict[str, npt.NDArray[Any]]:")
+        unknown = {"anyOf": [{"type": "array", "items": {}}, named]}
+        assert head(one(x, returns=unknown, **{kind: True})).endswith("-> Any:")
 
 
 def test_one_text_for_a_model_is_a_text_and_its_results_are_arrays() -> None:

@@ -74,6 +74,9 @@ class Runtime(ABC):
     outputs: tuple[TensorSpec, ...]
     """Empty: known only when the model has run."""
 
+    single: bool | None = None
+    """Where `outputs` is empty: whether it is one output; None: not known either."""
+
     batched: bool
     """The first axis of every input is the batch and may have any length, so that calls may be put together."""
 

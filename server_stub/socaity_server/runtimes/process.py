@@ -83,6 +83,7 @@ class ProcessRuntime(Runtime):
         self.name = hello["name"]
         self.inputs = hello["inputs"]
         self.outputs = hello["outputs"]
+        self.single = hello["single"]
         self.batched = hello["batched"]
         self.device = hello["device"]
         self.max_rows = hello["max_rows"]

@@ -10,6 +10,7 @@ import os
 import platform
 import sys
 import traceback
+import types
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -80,6 +81,7 @@ class PythonRuntime(Runtime):
         self.batched = bool(self.inputs) and all(
             spec.shape is None or spec.shape[:1] == (None,) for spec in self.inputs
         )
+        self.single = _is_single(predict)
         self._names = [spec.name for spec in self.outputs]
         self._predict: Callable[..., Any] | None = predict
 
@@ -229,11 +231,29 @@ def _inputs(
 
 
 def _annotations(predict: Callable[..., Any], named: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
-    try:
-        hints = typing.get_type_hints(predict)
-    except Exception:  # annotations may name what is not there at run time
-        hints = {}
+    hints = _hints(predict)
     return {name: hints.get(name) for name in named}
+
+
+def _hints(predict: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(predict)
+    except Exception:  # annotations may name what is not there at run time
+        return {}
+
+
+def _is_single(predict: Callable[..., Any]) -> bool | None:
+    """Whether what it says that it returns becomes one output (see `as_outputs`); None where it does not say."""
+    annotation = _hints(predict).get("return")
+    kind = typing.get_origin(annotation) or annotation
+    if not isinstance(kind, type) or kind in (Any, object, type(None), types.UnionType):
+        return None
+    if not issubclass(kind, Mapping | tuple):
+        return True
+    if typing.is_typeddict(kind):
+        return len(kind.__annotations__) == 1
+    parts = getattr(kind, "_fields", None) or typing.get_args(annotation)
+    return None if issubclass(kind, Mapping) or not parts or ... in parts else len(parts) == 1
 
 
 def _undeclared(name: str, annotation: Any) -> TensorSpec:

@@ -78,6 +78,7 @@ def _load(connection: Connection) -> Runtime | None:
                 "name": runtime.name,
                 "inputs": _plain_specs(runtime.inputs),
                 "outputs": _plain_specs(runtime.outputs),
+                "single": runtime.single,
                 "batched": runtime.batched,
                 "device": runtime.device,
                 "max_rows": runtime.max_rows,
