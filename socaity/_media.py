@@ -20,7 +20,7 @@ from ._media_content import Content, download
 from .protocol.audio import Audio
 from .protocol.media import OCTETS, TABLE, Media, guess_type, is_media, read_media, sniff
 
-__all__ = ["INLINE", "Source", "media_check"]
+__all__ = ["INLINE", "Source", "as_media", "media_check"]
 
 INLINE = 2**20
 """Bytes up to which media are sent with the call; larger ones are uploaded."""
@@ -92,6 +92,21 @@ def size_of(value: Any) -> int | None:
     if is_instance(value, "PIL.Image", "Image"):
         return int(value.width * value.height * len(value.getbands()))
     return int(value.size) * 8 if is_instance(value, "pandas", "DataFrame") else None
+
+
+def as_media(value: Any) -> Any:
+    """A picture, sound or table in the form that is sent, where no parameter says what it takes; everything else as it is."""
+    if isinstance(value, Audio):
+        return value.to_media().to_wire()
+    if is_instance(value, "PIL.Image", "Image"):
+        from .protocol.images import encode_image
+
+        return encode_image(value).to_wire()
+    if is_instance(value, "pandas", "DataFrame"):
+        from .protocol.tables import encode_table
+
+        return encode_table(value)
+    return value
 
 
 def as_file(value: Any) -> tuple[str, bytes, str] | Path | None:

@@ -11,7 +11,7 @@ from ._job import Job, JobReference
 from ._media import size_of
 from ._schema import plain
 
-__all__ = ["groups_in", "is_large", "jobs_in", "not_there", "replaced"]
+__all__ = ["groups_in", "holds_media", "is_large", "jobs_in", "not_there", "replaced"]
 
 LARGE = 64 * 1024
 """A result of a job that has more bytes than this is referred to even when it is here: it need not travel again."""
@@ -61,13 +61,23 @@ def replaced(value: Any, put: Put, note_group: Callable[[JobGroup[Any]], None] |
         return {key: replaced(item, put, note_group) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [replaced(item, put, note_group) for item in value]
+    if size_of(value) is not None:
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
         return {name: replaced(getattr(value, name), put, note_group) for name in names}
     dump = getattr(value, "model_dump", None)
     if dump is not None and hasattr(value, "model_fields_set"):
-        return replaced(dump(mode="python"), put, note_group)
+        return replaced(dump(mode="python", warnings=False), put, note_group)  # a job fits no field
     return plain(value)
+
+
+def holds_media(value: Any) -> bool:
+    """Whether it is a picture, sound, table or file, or a list or map with one."""
+    if isinstance(value, (list, tuple, dict)):
+        items = value.values() if isinstance(value, dict) else value
+        return not _ATOMS.issuperset(map(type, items)) and any(map(holds_media, items))
+    return size_of(value) is not None
 
 
 def is_large(value: Any) -> bool:

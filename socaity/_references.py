@@ -10,10 +10,10 @@ from ._crossing import passages_of
 from ._job import Job, JobReference
 from ._links import arguments_of, link, links_of, release
 from ._media import given, ungiven
-from ._parts import groups_in, is_large, jobs_in, not_there, replaced
+from ._parts import groups_in, holds_media, is_large, jobs_in, not_there, replaced
 from ._portal import portal
 from ._refusals import not_run, refuse, refuse_not_run
-from ._schema import UnfinishedError, plain
+from ._schema import UnfinishedError
 from ._waiting import Waiting
 
 if TYPE_CHECKING:
@@ -142,10 +142,12 @@ def _put_together(
             return part
         value = part.resolve(up._value)
         is_here = not up._endpoint.description.direct and up._endpoint.service is service
-        if refer is not None and is_here and is_large(value) and refer(up, path) is not None:
+        # media too: there they are what they were, and not what we have made of them
+        stays = refer is not None and is_here and (is_large(value) or holds_media(value))
+        if stays and refer is not None and refer(up, path) is not None:
             return part
         has_values = True
-        return given(plain(value)) if job._endpoint.opens_files else value
+        return given(replaced(value, not_there)) if job._endpoint.opens_files else value
 
     mixed = replaced(arguments, put_value)
     if has_values:

@@ -23,7 +23,9 @@ from typing import Any
 from ._checked_references import CheckedReferences
 from ._group import JobGroup
 from ._job import Job, JobReference
+from ._media import as_media, size_of
 from .protocol.description import EndpointDescription, ParameterDescription, TensorDescription
+from .protocol.media import Media
 
 Check = Callable[[Any], Any]
 
@@ -60,7 +62,7 @@ def compile_check(parameter: ParameterDescription, endpoint: EndpointDescription
 
 
 def plain(value: Any) -> Any:
-    """Models, dataclasses and enums as plain values, also inside of lists and mappings; everything else as it is.
+    """Models, dataclasses, enums and media as plain values, also inside of lists and mappings; everything else as it is.
 
     Raises UnfinishedError for a Job, and ValueError for a key that has no form on the wire.
     """
@@ -77,6 +79,8 @@ def plain(value: Any) -> Any:
         raise UnfinishedError
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, Media):
+        return value.to_wire()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return plain(dataclasses.asdict(value))
     if isinstance(value, (list, tuple)):
@@ -84,7 +88,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return plain(dict(value))
     dump = getattr(value, "model_dump", None)
-    return plain(dump(mode="python")) if dump is not None and hasattr(value, "model_fields_set") else value
+    if dump is not None and hasattr(value, "model_fields_set"):
+        return plain(dump(mode="python", warnings=False))  # it may hold a job where it wants a value
+    return as_media(value)
 
 
 def _key(key: Any) -> Any:
@@ -439,7 +445,8 @@ def _tensor_check(tensor: TensorDescription, batched: bool) -> Check:
             if value.ndim and value.format in "bBhHiIqQfd?":
                 return check(_to_numpy(value))
             raise ValueError(f"expected {expected()}, got a memoryview of format {value.format!r}")
-        value = plain(value)
+        if size_of(value) is None:  # a picture or table is an array here
+            value = plain(value)
         if isinstance(value, PathLike):
             return check(_load_array(Path(value)))
         if isinstance(value, (str, bytes, Mapping)) or value is None:
