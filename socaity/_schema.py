@@ -477,6 +477,11 @@ def _to_numpy(value: Any) -> Any:
             value = value.float()
     if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
         return np.from_dlpack(value)
+    if hasattr(value, "mask") and np.ma.is_masked(value):
+        raise ValueError(
+            "expected an array of which all counts, got one with masked elements; give array.filled(…) with what stands "
+            "for them"
+        )
     return np.asarray(value)
 
 
@@ -505,7 +510,13 @@ def _cast(array: Any, want: str | None, expected: Callable[[], str]) -> Any:
                 raise ValueError(
                     f"expected {expected()}, got {array.dtype} values outside {bounds.min} … {bounds.max}"
                 )
-        return array.astype(target)
+        with np.errstate(over="ignore"):
+            cast = array.astype(target)
+        if target.kind in "fc" and not np.can_cast(array.dtype, target):
+            is_infinite = np.isinf(cast)
+            if is_infinite.any() and np.isfinite(array[is_infinite]).any():
+                raise ValueError(f"expected {expected()}, got {array.dtype} values that are too large for it")
+        return cast
     if array.dtype.kind in "iu" and target.kind in "iu":
         bounds = np.iinfo(target)
         if int(array.min()) >= bounds.min and int(array.max()) <= bounds.max:

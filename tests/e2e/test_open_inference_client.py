@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from socaity.exceptions import (
 from socaity_server import SocaityRouter
 from tests.peers.mlserver import DATATYPES, MLServer
 from tests.peers.running import OurServer
+
+from .servers import ServerProcess
 
 pytestmark = pytest.mark.timeout(900)  # the first run installs MLServer
 DEADLINE = 30.0
@@ -234,6 +237,52 @@ def test_a_model_that_says_nothing_takes_inputs_by_name(wire: str, request: pyte
     with socaity.connect(address(wire, request), progress=False) as service:
         given = np.array([1.5, 2.5], np.float32)
         assert service.bare(INPUT0=given).result(DEADLINE).tolist() == [1.5, 2.5]
+
+
+FUNCTIONS = """
+from socaity_server import SocaityRouter
+
+router = SocaityRouter()
+
+
+@router.add_route("/lengths")
+def lengths(a: list[float], b: list[list[int]] = [[1]], c: list[str] = []) -> list[int]:
+    return [len(a), len(b), len(c)]
+"""
+
+
+@pytest.fixture(scope="module")
+def functions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("functions")
+    (folder / "functions_service.py").write_text(FUNCTIONS)
+    env = {"PYTHONPATH": str(folder), "SOCAITY_GRPC_MAX_MESSAGE": "100000"}
+    with ServerProcess("functions_service:router", "--grpc-port", "0", env=env) as server:
+        yield server
+
+
+@pytest.mark.parametrize("wire", ["rest", "json", "grpc"])
+def test_a_function_takes_lists_of_any_lengths(wire: str, functions: ServerProcess) -> None:
+    with socaity.connect(_address_of(functions, wire), progress=False) as service:
+        for given in ([[1.0, 2.0], [[1]], ["x"]], [[1.0], [[1, 2], [3, 4]], ["x", "y", "z"]]):
+            assert service.lengths(*given).result(DEADLINE).tolist() == [len(one) for one in given]
+        assert service.lengths([1.0, 2.0, 3.0]).result(DEADLINE).tolist() == [3, 1, 0]
+        with pytest.raises(InvalidInputError):
+            service.lengths([1.0], b=[1, 2])
+
+
+def test_too_large_a_message_of_grpc_is_a_wrong_input(functions: ServerProcess) -> None:
+    with socaity.connect(_address_of(functions, "grpc"), progress=False) as service:
+        with pytest.raises(InvalidInputError, match="larger than max") as caught:
+            service.lengths(np.zeros(100_000)).result(DEADLINE)
+    assert caught.value.status == 413
+
+
+def _address_of(server: ServerProcess, wire: str) -> str:
+    if wire != "grpc":
+        return f"oip+http://127.0.0.1:{server.port}{'?binary=false' if wire == 'json' else ''}"
+    found = re.search(r"gRPC at (\S+:\d+)", server.said)
+    assert found is not None, server.said
+    return f"oip+grpc://{found[1]}"
 
 
 # -- streams ----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ __all__ = ["Discovery", "OpenAPIDocument", "fetch_openapi", "find_service", "rea
 MARK = "x-socaity"
 """The key in `info` by which our server is known."""
 
-_V2 = re.compile(r"(.*?)/v2(?:/models/[^/]+(?:/versions/[^/]+)?)?")
+_V2 = re.compile(r"(.*?)/v2(?:/models/[^/].*)?")
 """An address of the Open Inference Protocol, or of version 2 of anything."""
 _PAGES = ("/docs", "/redoc", "/swagger")
 _OTHER_PLACES = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 import os
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -25,7 +26,7 @@ from socaity.exceptions import (
 )
 from socaity.transport import Target
 
-__all__ = ["GRPCChannel"]
+__all__ = ["GRPCChannel", "is_final"]
 
 MAX_MESSAGE = 2**31 - 1
 """Bytes; gRPC knows no larger ones."""
@@ -56,12 +57,16 @@ _STATUS = {
     "PERMISSION_DENIED": (403, "forbidden"),
     "NOT_FOUND": (404, "not_found"),
     "ALREADY_EXISTS": (409, "conflict"),
-    "ABORTED": (409, "conflict"),
     "RESOURCE_EXHAUSTED": (429, "rate_limited"),
-    "CANCELLED": (499, "cancelled_by_service"),
+    # these two have numbers of 4xx elsewhere, but what the caller gave was not wrong
+    "ABORTED": (500, "aborted"),
+    "CANCELLED": (500, "cancelled_by_service"),
     "UNIMPLEMENTED": (501, "not_implemented"),
     "UNAVAILABLE": (503, "unavailable"),
 }
+_TOO_LARGE = "body_too_large"
+_SAYS_TOO_LARGE = re.compile("larger than max|exceeds maximum size", re.IGNORECASE)
+"""What gRPC itself says of a message above the limit: the status is the one for callers who ask too often."""
 _BROKEN = re.compile(
     "socket closed|connection|broken pipe|goaway|keepalive|transport|endpoint|recvmsg|sendmsg|stream removed|cancelling all",
     re.IGNORECASE,
@@ -220,15 +225,17 @@ class GRPCChannel:
             return TransportTimeout(f"{self.place} did not answer in time")
         status, name = _STATUS.get(word, (500, "internal"))
         told = dict(metadata or ())
+        word_of_server = told.get(_CODE)
+        if word == "RESOURCE_EXHAUSTED" and (word_of_server == _TOO_LARGE or _SAYS_TOO_LARGE.search(text)):
+            status, name = 413, _TOO_LARGE
         problem = from_problem(
             {
                 "status": status,
                 "code": name,
                 "detail": text or f"{self.place} answered {word} without a reason; look at its log",
-                "retry_after": _seconds(told.get(_RETRY_PUSHBACK)),
+                "retry_after": _pushback(told.get(_RETRY_PUSHBACK)),
             }
         )
-        word_of_server = told.get(_CODE)
         if isinstance(problem, APIError) and isinstance(word_of_server, str) and word_of_server:
             problem.code = word_of_server
         return problem
@@ -244,11 +251,26 @@ def _written(message: Any) -> bytes:
     return written
 
 
-def _seconds(milliseconds: Any) -> float | None:
-    try:
-        return max(0.0, int(milliseconds) / 1000)
-    except (TypeError, ValueError):
+def is_final(error: SocaityError) -> bool:
+    """Whether the server said that the call must not be tried again."""
+    cause = error.__cause__
+    return isinstance(cause, grpc.aio.AioRpcError) and (
+        _pushback(dict(cause.trailing_metadata() or ()).get(_RETRY_PUSHBACK)) == math.inf
+    )
+
+
+def _pushback(milliseconds: Any) -> float | None:
+    """Seconds for which the server wants no other try; infinite: it wants none at all.
+
+    Source: https://github.com/grpc/proposal/blob/master/A6-client-retries.md
+    """
+    if milliseconds is None:
         return None
+    try:
+        seconds = int(milliseconds) / 1000
+    except (ValueError, OverflowError):
+        return math.inf
+    return seconds if seconds >= 0 else math.inf
 
 
 def _metadata(target: Target, user: str | None, password: str | None) -> tuple[tuple[str, str | bytes], ...]:

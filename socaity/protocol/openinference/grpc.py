@@ -102,15 +102,16 @@ def _elements(tensor: Tensor) -> Iterable[Any]:
 
 
 def _read_tensors(entries: Any, raw: Any, what: str) -> list[Tensor]:
+    owner = "request" if what == "input" else "the answer"
     found: list[Tensor] = []
     names: set[str] = set()
     position = 0
     for entry in entries:
         name = entry.name
         if name in names:
-            raise TensorError(f"{what} {name!r} already exists in request")
+            raise TensorError(f"{what} {name!r} already exists in {owner}")
         names.add(name)
-        shape = checked_shape(name, list(entry.shape))
+        shape = checked_shape(name, list(entry.shape), what)
         parameters = _read_parameters(entry.parameters)
         tensor = Tensor(name, entry.datatype, shape, None, parameters, is_binary=bool(raw))
         if (

@@ -65,7 +65,7 @@ def read_request(
     view = memoryview(body)
     if header_length == 0:
         return InferRequest(model_name, [], model_version, raw=view)
-    document, rest = _split(view, header_length, loads)
+    document, rest = _split(view, header_length, loads, "inputs")
     inputs = _tensors(document, "inputs", "input", rest)
     outputs = document.get("outputs")
     return InferRequest(
@@ -85,7 +85,7 @@ def read_response(
 
     Parameters that are no text, numbers or booleans are left out: MLServer sends objects among them.
     """
-    document, rest = _split(memoryview(body), header_length, loads)
+    document, rest = _split(memoryview(body), header_length, loads, "outputs")
     return InferResponse(
         read_text(document, "model_name"),
         _tensors(document, "outputs", "output", rest, read_parameters=_known_parameters),
@@ -159,7 +159,7 @@ def read_text(document: Mapping[str, Any], key: str) -> str:
 
 
 def _split(
-    body: memoryview, header_length: int | None, loads: Loads | None
+    body: memoryview, header_length: int | None, loads: Loads | None, key: str
 ) -> tuple[Mapping[str, Any], memoryview | None]:
     """The document, and what is behind it."""
     if header_length is not None and header_length > len(body):
@@ -168,7 +168,7 @@ def _split(
         )
     document = _parsed(body if header_length is None else body[:header_length], loads)
     if not isinstance(document, Mapping):
-        raise TensorError("the body is a JSON object with `inputs`")
+        raise TensorError(f"the body is a JSON object with `{key}`")
     return document, None if header_length is None else body[header_length:]
 
 
@@ -204,6 +204,7 @@ def _tensors(
     entries = document.get(key)
     if not isinstance(entries, list):
         raise TensorError(f"the body has no list of `{key}`")
+    owner = "request" if what == "input" else "the answer"
     found: list[Tensor] = []
     names: set[str] = set()
     position = 0
@@ -212,9 +213,9 @@ def _tensors(
             raise TensorError(f"each of `{key}` is an object with a name, a shape, a datatype and data")
         name = entry["name"]
         if name in names:
-            raise TensorError(f"{what} {name!r} already exists in request")
+            raise TensorError(f"{what} {name!r} already exists in {owner}")
         names.add(name)
-        shape = checked_shape(name, entry.get("shape"))
+        shape = checked_shape(name, entry.get("shape"), what)
         parameters = read_parameters(entry.get("parameters"), f"the {what} {name!r}")
         type_name = entry.get("datatype")
         size = parameters.pop("binary_data_size", None)

@@ -37,8 +37,11 @@ _FITTING = {
 _SAYS = {"b": "true and false", "u": "whole numbers", "i": "whole numbers", "f": "numbers", "O": "text"}
 
 
-def checked_shape(name: str, shape: object) -> tuple[int, ...]:
-    """`shape` as a tuple; raises TensorError for what is no list of sizes, and for more elements than can be counted."""
+def checked_shape(name: str, shape: object, what: str = "input") -> tuple[int, ...]:
+    """`shape` as a tuple; raises TensorError for what is no list of sizes, and for more elements than can be counted.
+
+    `what` the tensor is, `input` or `output`, is for the text.
+    """
     if type(shape) is not list and (not isinstance(shape, Sequence) or isinstance(shape, str | bytes)):
         raise TensorError(f"the tensor {name!r} needs a shape, a list of sizes; got {_shown(shape)}")
     sizes = tuple(shape)
@@ -59,7 +62,7 @@ def checked_shape(name: str, shape: object) -> tuple[int, ...]:
         )
     # an empty tensor has no elements, and numpy counts its other dimensions all the same
     if prod(size for size in sizes if size) > MAX_ELEMENTS // _WIDEST:
-        raise TensorError(f"byte size overflow for input {name!r}: its shape is {list(sizes)}")
+        raise TensorError(f"byte size overflow for {what} {name!r}: its shape is {list(sizes)}")
     return sizes
 
 
@@ -135,14 +138,9 @@ def read_json(name: str, type_name: str, shape: tuple[int, ...], data: object) -
             raise TensorError(
                 f"the tensor {name!r} ({type_name}) holds {_shown(worst)}; {type_name} goes from {info.min} to {info.max}"
             )
-    try:
-        with np.errstate(over="ignore"):
-            array = np.array(flat, kind.dtype)
-        return (_from_bf16(_to_bf16(array)) if kind.name == "BF16" else array).reshape(shape)
-    except OverflowError as exc:
-        raise TensorError(
-            f"the tensor {name!r} ({type_name}) holds a number that is too large for it"
-        ) from exc
+    if code == "f":
+        return _as_floats(name, kind, flat).reshape(shape)
+    return np.array(flat, kind.dtype).reshape(shape)
 
 
 def nesting_of(data: object) -> tuple[int, ...]:
@@ -186,9 +184,8 @@ def as_array(name: str, type_name: str, value: object) -> np.ndarray[Any, Any]:
     target = np.dtype(kind.dtype)
     if array.dtype == target:
         return array
-    source = array.dtype.kind
-    if str(array.dtype) == "bfloat16":
-        return array.astype(target)
+    # to numpy, bfloat16 is bytes without a meaning
+    source = "f" if str(array.dtype) == "bfloat16" else array.dtype.kind
     fits = source in "iuf" if target.kind == "f" else source in "iu" if target.kind in "iu" else source == "b"
     if not fits:
         if array.size == 0:
@@ -201,8 +198,30 @@ def as_array(name: str, type_name: str, value: object) -> np.ndarray[Any, Any]:
             raise TensorError(
                 f"the tensor {name!r} takes {type_name}, from {info.min} to {info.max}; got {low} to {high}"
             )
-    with np.errstate(over="ignore"):
-        return array.astype(target)
+    if target.kind == "f" and (kind.name == "BF16" or not np.can_cast(array.dtype, target)):
+        return _as_floats(name, kind, array).reshape(array.shape)
+    return array.astype(target)
+
+
+def _as_floats(name: str, kind: Datatype, given: list[Any] | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Numbers, in a list or an array of another dtype, as floats; raises TensorError where one is too large and would become
+    infinite. Those that are infinite stay so."""
+    import numpy as np
+
+    too_large = f"the tensor {name!r} ({kind.name}) holds a number that is too large for it"
+    try:
+        with np.errstate(over="ignore"):
+            array = np.array(given, kind.dtype)
+    except OverflowError as exc:
+        raise TensorError(too_large) from exc
+    if kind.name == "BF16":
+        array = _from_bf16(_to_bf16(array))
+    is_infinite = np.isinf(array)
+    if is_infinite.any():
+        before = given if isinstance(given, np.ndarray) else np.array(given, np.float64)
+        if np.isfinite(before.reshape(array.shape)[is_infinite]).any():
+            raise TensorError(too_large)
+    return array
 
 
 def _read_bytes(

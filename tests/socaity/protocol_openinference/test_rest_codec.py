@@ -227,6 +227,10 @@ def test_data_is_nested_as_deeply_as_arrays_can_be(depth: int, is_good: bool) ->
             read_request(body, None, model_name="m")
 
 
+INFINITY = float("inf")
+LARGEST_BF16 = float.fromhex("0x1.fep127")
+
+
 def values(array: Array) -> list[Any]:
     return list(array.reshape(-1).tolist())
 
@@ -238,10 +242,10 @@ def values(array: Array) -> list[Any]:
         ("UINT8", [0, 255], [-1, 256, True, 1.0, "1", None]),
         ("INT64", [-(2**63), 2**63 - 1], [2**63, -(2**63) - 1, 1.5]),
         ("UINT64", [0, 2**64 - 1], [2**64, -1, 10**400]),
-        ("FP16", [1, 0.5, None], [True, "1", [1, 2]]),
-        ("FP32", [1, 0.5, None], [True, "1", 10**400]),
-        ("FP64", [1, 2**60, None], [False, "1", 10**400]),
-        ("BF16", [1, 0.5], [True, "x"]),
+        ("FP16", [1, 0.5, 65504, -INFINITY, None], [True, "1", [1, 2], 65520, -70000.0, 10**39, 10**400]),
+        ("FP32", [1, 0.5, INFINITY, None], [True, "1", 1e39, -1e39, 10**39, 10**400]),
+        ("FP64", [1, 2**60, INFINITY, None], [False, "1", 10**400]),
+        ("BF16", [1, 0.5, LARGEST_BF16, INFINITY, None], [True, "x", 3.4e38, -3.4e38, 1e39, 10**400]),
         ("BYTES", ["", "ü"], [1, None, True]),
     ],
 )

@@ -109,10 +109,12 @@ class ScriptedGRPC:
         }
 
     @contextmanager
-    def served(self, credentials: grpc.ServerCredentials | None = None, *, port: int = 0) -> Iterator[int]:
-        """Gives the port on the loopback."""
+    def served(
+        self, credentials: grpc.ServerCredentials | None = None, *, port: int = 0, max_message: int = -1
+    ) -> Iterator[int]:
+        """Gives the port on the loopback. `max_message`: bytes of the largest message that is taken; -1: any number."""
         with ThreadPoolExecutor(8) as pool:
-            server = grpc.server(pool, options=[("grpc.max_receive_message_length", -1)])
+            server = grpc.server(pool, options=[("grpc.max_receive_message_length", max_message)])
             server.add_generic_rpc_handlers(
                 (grpc.method_handlers_generic_handler(SERVICE, dict(self._handlers())),)
             )

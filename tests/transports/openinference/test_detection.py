@@ -60,6 +60,13 @@ async def test_a_server_of_the_protocol_is_recognised(answer: Any, path: str) ->
             assert endpoints == ["echo"]
 
 
+async def test_a_name_with_a_slash_may_stand_in_the_address_as_it_is() -> None:
+    with served(ScriptedREST({"/v2/models/a%2Fecho": ECHO})) as url:
+        async with detected(f"{url}/v2/models/a/echo") as (transport, endpoints):
+            assert isinstance(transport._inner, OpenInferenceTransport)
+            assert endpoints == ["a/echo"]
+
+
 async def test_it_may_be_below_a_path() -> None:
     app = ScriptedREST({f"/base{path}": answer for path, answer in ScriptedREST().routes.items()})
     with served(app) as url:

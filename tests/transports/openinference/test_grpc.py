@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+import socaity
 from socaity.exceptions import (
     APIError,
     AuthenticationError,
@@ -174,6 +175,8 @@ STATUS = grpc.StatusCode
         (STATUS.PERMISSION_DENIED, AuthenticationError, 403),
         (STATUS.NOT_FOUND, NotFoundError, 404),
         (STATUS.RESOURCE_EXHAUSTED, RateLimitError, 429),
+        (STATUS.ABORTED, ServerError, 500),
+        (STATUS.CANCELLED, ServerError, 500),
         (STATUS.INTERNAL, ServerError, 500),
         (STATUS.UNKNOWN, ServerError, 500),
         (STATUS.UNIMPLEMENTED, ServerError, 501),
@@ -196,6 +199,129 @@ async def test_each_status_has_its_exception(
     assert call.error.retry_after == 1.5
     assert (text or f"answered {code.name} without a reason") in str(call.error)
     assert not call.is_accepted
+
+
+@pytest.mark.parametrize(
+    ("code", "pushback", "kind"),
+    [
+        (STATUS.UNAVAILABLE, "-1", ServerError),
+        (STATUS.RESOURCE_EXHAUSTED, "-1", RateLimitError),
+        (STATUS.UNAVAILABLE, "never", ServerError),
+        (STATUS.UNAVAILABLE, "9" * 400, ServerError),
+    ],
+)
+@pytest.mark.parametrize("streams", [False, True])
+async def test_what_the_server_wants_not_again_is_sent_once(
+    code: grpc.StatusCode, pushback: str, kind: type[APIError], streams: bool
+) -> None:
+    calls: list[Any] = []
+
+    def refuse(message: Any, context: Any) -> Any:
+        calls.append(message)
+        context.set_trailing_metadata((("grpc-retry-pushback-ms", pushback),))
+        context.abort(code, "not this one")
+        yield
+
+    def refuse_one(message: Any, context: Any) -> Any:
+        return next(refuse(message, context))
+
+    methods = (
+        {"ModelMetadata": decoupled, "ModelStreamInfer": refuse} if streams else {"ModelInfer": refuse_one}
+    )
+    with ScriptedGRPC(**methods).served() as port:
+        policy = socaity.RetryPolicy(base_delay=0.001)
+        async with socaity.connect(f"oip+grpc://127.0.0.1:{port}", retry=policy, progress=False) as service:
+            async with asyncio.timeout(20):
+                with pytest.raises(kind, match="not this one") as caught:
+                    await service.echo("p" if streams else [1.0])
+    assert caught.value.retry_after is None
+    assert len(calls) == 1
+
+
+async def test_too_large_a_request_is_sent_once_and_is_no_matter_of_a_limit_on_calls() -> None:
+    server = ScriptedGRPC(ModelInfer=echo)
+    with server.served(max_message=10_000) as port:
+        policy = socaity.RetryPolicy(base_delay=0.001)
+        async with socaity.connect(f"oip+grpc://127.0.0.1:{port}", retry=policy, progress=False) as service:
+            async with asyncio.timeout(20):
+                job = service.echo(np.zeros(100_000, np.float32))
+                with pytest.raises(InvalidInputError, match="larger than max") as caught:
+                    await job
+    assert (caught.value.status, caught.value.code) == (413, "body_too_large")
+
+
+async def test_our_servers_word_for_too_large_counts() -> None:
+    def refuse(_: Any, context: Any) -> Any:
+        context.set_trailing_metadata((("socaity-code", "body_too_large"), ("grpc-retry-pushback-ms", "-1")))
+        context.abort(STATUS.RESOURCE_EXHAUSTED, "unpacked it has more bytes than are allowed")
+
+    with ScriptedGRPC(ModelInfer=refuse).served() as port:
+        async with opened(port) as transport:
+            call = await called(transport, "echo", x=[1.0])
+    assert isinstance(call.error, InvalidInputError)
+    assert call.error.status == 413
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"x": 2**70}, {"x": -(2**63) - 1}, {"x": "\udcff"}, {"x": np.int64(1)}, None], ids=repr
+)
+@pytest.mark.parametrize("streams", [False, True])
+async def test_what_has_no_form_in_a_message_is_refused_before_it_is_sent(
+    parameters: dict[str, Any] | None, streams: bool
+) -> None:
+    def described(*_: Any) -> Any:
+        message = decoupled()
+        message.properties["decoupled"] = str(streams).lower()
+        return message
+
+    server = ScriptedGRPC(ModelMetadata=described)
+    with server.served() as port:
+        async with opened(port) as transport:
+            text = "\ud800" if parameters is None else "p"
+            call = await called(transport, "echo", x=text, parameters=parameters)
+    assert isinstance(call.error, InvalidInputError)
+    assert str(call.error).startswith("echo: ")
+    assert not {"ModelInfer", "ModelStreamInfer"} & {name for name, _ in server.metadata}
+
+
+async def test_a_configuration_without_a_largest_batch_says_that_there_is_none() -> None:
+    """A number of 0 is not written in a message."""
+
+    def two_inputs(*_: Any) -> Any:
+        inputs = [{"name": name, "datatype": "FP32", "shape": [-1]} for name in "xy"]
+        return messages().ModelMetadataResponse(name="echo", inputs=inputs)
+
+    def add(message: Any, _: Any) -> Any:
+        assert [list(one.shape) for one in message.inputs] == [[2], [1]]
+        return messages().ModelInferResponse(model_name="echo")
+
+    def about(*_: Any) -> Any:
+        return messages().ServerMetadataResponse(name="scripted", extensions=["model_configuration"])
+
+    methods = {"ServerMetadata": about, "ModelMetadata": two_inputs, "ModelInfer": add}
+    config = messages().ModelConfigResponse(config={"name": "echo"})
+    with ScriptedGRPC(ModelConfig=lambda *_: config, **methods).served() as port:
+        async with opened(port) as transport:
+            call = await called(transport, "echo", x=[1.0, 2.0], y=[1.0])
+            assert call.error is None
+    nothing = messages().ModelConfigResponse()
+    with ScriptedGRPC(ModelConfig=lambda *_: nothing, **methods).served() as port:
+        async with opened(port) as transport:
+            call = await called(transport, "echo", x=[1.0, 2.0], y=[1.0])
+            assert isinstance(call.error, InvalidInputError)
+
+
+async def test_an_answer_with_an_output_twice_speaks_of_the_answer() -> None:
+    def twice(message: Any, context: Any) -> Any:
+        answer = echo(message, context)
+        answer.outputs.append(answer.outputs[0])
+        return answer
+
+    with ScriptedGRPC(ModelInfer=twice).served() as port:
+        async with opened(port) as transport:
+            call = await called(transport, "echo", x=[1.0])
+    assert isinstance(call.error, ProtocolError)
+    assert "output 'y' already exists in the answer" in str(call.error)
 
 
 async def test_a_deadline_goes_along_and_what_is_late_is_a_timeout() -> None:

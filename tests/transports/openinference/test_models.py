@@ -38,6 +38,26 @@ def test_where_one_input_is_no_batch_none_is() -> None:
     assert described.shape == [None, None]
 
 
+@pytest.mark.parametrize(
+    ("config", "batches"),
+    [
+        (None, True),
+        ({}, True),
+        ({"max_batch_size": 8}, True),
+        ({"max_batch_size": 0}, False),
+    ],
+)
+def test_a_model_that_says_that_it_does_not_batch_has_no_batch(
+    config: dict[str, Any] | None, batches: bool
+) -> None:
+    found = model({"inputs": [tensor("a", "FP32", -1), tensor("b", "INT64", -1, -1)]}, config)
+    assert found.has_batch_axis is batches
+    assert found.endpoint.batched is batches
+    described = found.endpoint.parameters[0].tensor
+    assert described is not None
+    assert described.shape == ([] if batches else [None])
+
+
 def test_names_that_are_none_in_python_are_changed_and_said() -> None:
     names = ["input:0", "input_0", "class", "1st", "--", "parameters"]
     found = model({"inputs": [tensor(name, "FP32", 1) for name in names]})

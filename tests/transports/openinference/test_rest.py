@@ -210,6 +210,21 @@ async def test_an_answer_that_is_none_is_a_fault_of_the_protocol(answer: Any) ->
     assert "no answer" in str(call.error)
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ([], "a JSON object with `outputs`"),
+        ({"outputs": 2 * document()["outputs"]}, "output 'y' already exists in the answer"),
+        (document(shape=[2**62]), "byte size overflow for output 'y'"),
+    ],
+)
+async def test_what_is_wrong_with_an_answer_is_said_of_the_answer(answer: Any, said: str) -> None:
+    with served(ScriptedREST({INFER: answer})) as url:
+        async with opened(url) as transport:
+            call = await called(transport, "echo", x=[1.0])
+    assert said in str(call.error)
+
+
 async def test_objects_among_the_parameters_of_an_answer_do_no_harm() -> None:
     answer = {
         **document(parameters={"content_type": "np", "more": [1]}),
@@ -241,6 +256,17 @@ async def test_bytes_that_are_no_text_need_a_binary_wire() -> None:
         async with opened(url) as transport:
             call = await called(transport, "echo", x=[b"\xff"])
     assert isinstance(call.error, InvalidInputError)
+    assert app.paths.count(INFER) == 0
+
+
+async def test_parameters_that_have_no_form_in_json_are_refused_before_they_are_sent() -> None:
+    app = ScriptedREST()
+    with served(app) as url:
+        async with opened(url) as transport:
+            for value in (np.int64(1), float("nan"), "\udcff"):
+                call = await called(transport, "echo", x=[1.0], parameters={"a": value})
+                assert isinstance(call.error, InvalidInputError)
+                assert str(call.error).startswith("echo: ")
     assert app.paths.count(INFER) == 0
 
 
@@ -362,6 +388,41 @@ async def test_each_of_several_versions_is_an_endpoint() -> None:
         async with opened(f"{url}/v2/models/echo/versions/2") as transport:
             assert (await called(transport, "echo", x=[[1.0, 2.0]])).value.shape == (1, 2)
     assert app.paths.count("/v2/models/echo/versions/2/infer") == 2
+
+
+async def test_a_version_that_cannot_be_asked_is_left_out_alone(caplog: pytest.LogCaptureFixture) -> None:
+    app = ScriptedREST(
+        {
+            "/v2/models/echo": {**ECHO, "versions": ["1", "2", "3"]},
+            "/v2/models/echo/versions/2": {"inputs": "none"},
+            "/v2/models/echo/versions/3": ECHO,
+            INFER: echo,
+        }
+    )
+    with served(app) as url:
+        async with opened(url) as transport:
+            assert [one.name for one in (await transport.describe()).endpoints] == ["echo", "echo:3"]
+            assert (await called(transport, "echo", x=[1.0])).value.tolist() == [1]
+    left_out = {record.args[0] for record in caplog.records if isinstance(record.args, tuple)}
+    assert left_out >= {"echo:1", "echo:2"}
+    assert not left_out & {"echo", "echo:3"}
+
+
+async def test_a_model_that_does_not_batch_takes_inputs_of_several_lengths() -> None:
+    metadata = {**ECHO, "inputs": [{"name": name, "datatype": "FP64", "shape": [-1]} for name in "xz"]}
+    app = ScriptedREST(
+        {
+            "/v2": {**SERVER, "extensions": ["model_configuration"]},
+            "/v2/models/echo": metadata,
+            "/v2/models/echo/config": {"name": "echo", "max_batch_size": 0},
+            INFER: document(),
+        }
+    )
+    with served(app) as url:
+        async with opened(url) as transport:
+            call = await called(transport, "echo", x=[1.0, 2.0], z=[1.0])
+    assert call.error is None
+    assert [one["shape"] for one in json.loads(app.requests[-1].body)["inputs"]] == [[2], [1]]
 
 
 async def test_a_model_that_is_not_ready_or_not_understood_is_left_out() -> None:

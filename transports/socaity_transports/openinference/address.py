@@ -22,7 +22,8 @@ _SCHEMES = {
     "http": ("http", False),
     "https": ("https", False),
 }
-_MODEL = re.compile(r"(?P<base>.*?)/v2(?:/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?)?/?")
+# other clients write the slash of a name as it is
+_MODEL = re.compile(r"(?P<base>.*?)/v2(?:/models/(?P<model>[^/].*?)(?:/versions/(?P<version>[^/]+))?)?/?")
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 _OPTIONS = ("binary", "compression", "stream")
 

@@ -9,14 +9,14 @@ from typing import Any
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from socaity.exceptions import JobFailed, ProtocolError, SocaityError
+from socaity.exceptions import InvalidInputError, JobFailed, ProtocolError, SocaityError
 from socaity.protocol.openinference.datatypes import TensorError
 from socaity.protocol.openinference.messages import InferRequest, InferResponse
 from socaity.protocol.openinference.protobuf import messages
 from socaity.protocol.openinference.wire import decode_response, decode_stream_response, encode_request
 from socaity.transport import Target
 
-from .._grpc import GRPCChannel
+from .._grpc import GRPCChannel, is_final
 from .address import Address
 from .models import Model
 from .wire import CALL_TIMEOUT, Wire
@@ -94,7 +94,9 @@ class GRPCWire(Wire):
         return found
 
     async def config(self, model: str, version: str = "") -> Mapping[str, Any]:
-        return _plain((await self._ask("ModelConfig", name=model, version=version)).config)
+        answer = await self._ask("ModelConfig", name=model, version=version)
+        # 0 says that the model does not batch
+        return _plain(answer.config, always=("max_batch_size",)) if answer.HasField("config") else {}
 
     async def statistics(self, model: str = "", version: str = "") -> Mapping[str, Any]:
         return _plain(
@@ -104,7 +106,7 @@ class GRPCWire(Wire):
     async def infer(self, request: InferRequest, *, timeout: float) -> InferResponse:
         answer: InferResponse = _checked(
             await self._channel.call(
-                self._methods["ModelInfer"].path, encode_request(request), timeout=timeout, read=_read_answer
+                self._methods["ModelInfer"].path, _encoded(request), timeout=timeout, read=_read_answer
             )
         )
         return answer
@@ -113,12 +115,13 @@ class GRPCWire(Wire):
         self, request: InferRequest, model: Model, *, timeout: float
     ) -> AsyncGenerator[InferResponse, None]:
         method = self._methods["ModelStreamInfer"]
-        answers = self._channel.stream(
-            method.path, encode_request(request), timeout=timeout, read=_read_streamed
-        )
+        answers = self._channel.stream(method.path, _encoded(request), timeout=timeout, read=_read_streamed)
         async with aclosing(answers):
             async for answer in answers:
                 yield _checked(answer)
+
+    def is_final(self, error: SocaityError) -> bool:
+        return is_final(error)
 
     async def aclose(self) -> None:
         await self._channel.aclose()
@@ -133,6 +136,13 @@ class GRPCWire(Wire):
                 known.path, message, timeout=timeout, read=lambda data: _read_message(known.response, data)
             )
         )
+
+
+def _encoded(request: InferRequest) -> bytes:
+    try:
+        return encode_request(request)
+    except (TensorError, TypeError, ValueError) as exc:
+        raise InvalidInputError(f"{request.model_name}: {exc}") from exc
 
 
 def _checked(answer: Any) -> Any:

@@ -55,14 +55,16 @@ class TensorMetadata:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model, or one version of it (an empty `version`: the server picks).
+    """A model, or one version of it (an empty `version`: the server picks). `versions` are those that there are, as it says.
 
     `inputs` are by the name of the argument; it has none where the model does not say what it takes. `has_batch_axis`: the
-    first axis of all inputs may have any size. `options_name` is the argument for the parameters of a request.
+    first axis of all inputs may have any size, the same for all. `options_name` is the argument for the parameters of a
+    request.
     """
 
     name: str
     version: str
+    versions: tuple[str, ...]
     inputs: Mapping[str, TensorMetadata]
     outputs: Mapping[str, TensorMetadata]
     has_batch_axis: bool
@@ -106,7 +108,12 @@ def read_model(
         or "true" in properties["decoupled"]
         or (isinstance(policy, Mapping) and bool(policy.get("decoupled")))
     )
-    has_batch_axis = bool(inputs) and all((one.shape or ())[:1] == (-1,) for one in inputs.values())
+    # where the model does not batch, one input may be longer than another; one that says nothing has to be guessed
+    has_batch_axis = (
+        config.get("max_batch_size") != 0
+        and bool(inputs)
+        and all((one.shape or ())[:1] == (-1,) for one in inputs.values())
+    )
     options_name = _free("parameters", inputs)
     parameters = [
         _parameter(argument, one, has_batch_axis)
@@ -135,7 +142,18 @@ def read_model(
         direct=True,
         idempotent=not is_decoupled,
     )
-    return Model(name, version, inputs, outputs, has_batch_axis, is_decoupled, options_name, described)
+    versions = metadata.get("versions")
+    return Model(
+        name,
+        version,
+        tuple(map(str, versions)) if isinstance(versions, list) else (),
+        inputs,
+        outputs,
+        has_batch_axis,
+        is_decoupled,
+        options_name,
+        described,
+    )
 
 
 def _properties(metadata: Mapping[str, Any]) -> dict[str, frozenset[str]]:

@@ -195,7 +195,7 @@ class RESTWire(Wire):
                 pieces, length = await asyncio.to_thread(write_request, request)
             else:
                 pieces, length = write_request(request)
-        except (TensorError, ValueError) as exc:
+        except (TensorError, TypeError, ValueError) as exc:
             raise InvalidInputError(f"{request.model_name}: {exc}") from exc
         headers = {"Accept-Encoding": "identity"}
         if is_stream:

@@ -116,6 +116,8 @@ class OpenInferenceTransport(Transport):
                     lambda: self._wire.within(stop, self._wire.infer(request, timeout=timeout))
                 )
             except SocaityError as exc:
+                if self._wire.is_final(exc):
+                    call.accept()  # so that there is no other try
                 may_repeat = not model.is_decoupled and not parameters.get("sequence_id")
                 raise _judged(exc, call, may_repeat=may_repeat) from exc.__cause__
         call.accept()
@@ -222,26 +224,28 @@ class OpenInferenceTransport(Transport):
         return names
 
     async def _read_versions(self, name: str, has_config: bool) -> list[Model]:
-        """The model, and each of its versions where there are several; nothing if it cannot be asked now."""
+        """The model, and each of its versions where there are several, without those that cannot be asked now."""
+        model = await self._read_if_there(name, "", has_config)
+        found = [] if model is None else [model]
+        if model is not None and len(model.versions) > 1:
+            for version in model.versions[:MAX_MODELS]:
+                one = await self._read_if_there(name, version, has_config)
+                if one is not None:
+                    found.append(one)
+        return found
+
+    async def _read_if_there(self, name: str, version: str, has_config: bool) -> Model | None:
         try:
-            metadata = await self._wire.metadata(name)
-            versions = metadata.get("versions")
-            found = [await self._read_model(name, "", has_config, metadata)]
-            if isinstance(versions, list) and len(versions) > 1:
-                for version in versions[:MAX_MODELS]:
-                    found.append(await self._read_model(name, str(version), has_config))
+            return await self._read_model(name, version, has_config)
         except (APIError, ProtocolError) as exc:
             if isinstance(exc, AuthenticationError):
                 raise
-            logger.warning("the model %s of %s is left out: %s", name, self._wire.place, exc)
-            return []
-        return found
+            which = f"{name}:{version}" if version else name
+            logger.warning("the model %s of %s is left out: %s", which, self._wire.place, exc)
+            return None
 
-    async def _read_model(
-        self, name: str, version: str, has_config: bool, metadata: Mapping[str, Any] | None = None
-    ) -> Model:
-        if metadata is None:
-            metadata = await self._wire.metadata(name, version)
+    async def _read_model(self, name: str, version: str, has_config: bool) -> Model:
+        metadata = await self._wire.metadata(name, version)
         config: Mapping[str, Any] | None = None
         if has_config:
             try:

@@ -37,6 +37,7 @@ def write_inputs(model: Model, inputs: Mapping[str, Any]) -> tuple[list[Tensor],
         if known is None and model.inputs:
             raise InvalidInputError(f"{model.endpoint.name}() has no input {name!r}", parameter=name)
         try:
+            _refuse_masked(value)
             declared = known if known is not None and known.datatype else _guessed(known, name, value)
             array = (
                 _as_text(model, declared, value)
@@ -67,17 +68,34 @@ def write_inputs(model: Model, inputs: Mapping[str, Any]) -> tuple[list[Tensor],
 
 
 def read_value(model: Model, response: InferResponse, *, is_single: bool) -> Any:
-    """The value of an answer: that of its only output, or a mapping of all by name. Raises ProtocolError."""
+    """The value of an answer: that of its only output, or a mapping of all by name. Raises ProtocolError.
+
+    The only output may have another name than the model says: MLServer's MLflow models declare output-0 and give output-1.
+    None where it is missing: our functions that give None answer so.
+    """
     values = {
         one.name: _read_output(model, model.outputs.get(one.name), one, is_single=is_single)
         for one in response.outputs
     }
-    if len(values) == 1 and len(model.outputs) <= 1:
-        return next(iter(values.values()))
+    if len(values) <= 1 and len(model.outputs) <= 1:
+        return next(iter(values.values()), None)
     return values
 
 
 # -- inputs -----------------------------------------------------------------------------------------------------------
+
+
+def _refuse_masked(value: Any) -> None:
+    """What is behind the mask would be sent as if it counted."""
+    if not hasattr(value, "mask"):  # nearly always, and the look at it loads numpy.ma
+        return
+    import numpy as np
+
+    if np.ma.is_masked(value):
+        raise TensorError(
+            "some elements of the array are masked, and the protocol has no masks; give array.filled(…) with what "
+            "stands for them"
+        )
 
 
 def _guessed(known: TensorMetadata | None, name: str, value: Any) -> TensorMetadata:
@@ -88,7 +106,12 @@ def _guessed(known: TensorMetadata | None, name: str, value: Any) -> TensorMetad
     if isinstance(value, str | bytes):
         return TensorMetadata(name, "BYTES", shape)
     array = np.asarray(value)
-    kind = datatype_of(array.dtype)
+    first = array.reshape(-1)[0] if array.dtype.kind == "O" and array.size else ""
+    if not isinstance(first, str | bytes):
+        raise TensorError(
+            f"a {type(first).__name__} has no datatype here; give numbers, text or an array of a dtype"
+        )
+    kind = datatype_of(array.dtype.newbyteorder("="))
     if kind is None:
         raise TensorError(f"an array of {array.dtype} has no datatype in this protocol")
     return TensorMetadata(name, kind, shape)

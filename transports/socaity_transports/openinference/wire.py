@@ -78,6 +78,10 @@ class Wire(ABC):
     ) -> AsyncGenerator[InferResponse, None]:
         """One request, any number of answers."""
 
+    def is_final(self, error: SocaityError) -> bool:
+        """Whether the server said of a request that failed that it must not be sent again."""
+        return False
+
     @abstractmethod
     async def aclose(self) -> None:
         """Close the connections."""
