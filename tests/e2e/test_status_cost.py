@@ -13,6 +13,7 @@ import pytest
 import socaity
 from socaity.transport import Target
 from socaity_server import JobProgress, SocaityRouter
+from socaity_transports import http
 from socaity_transports.http import HTTPTransport, WatchTimes
 from tests.e2e.servers import DEADLINE, CuttingProxy
 from tests.transports.doubles import served
@@ -26,6 +27,7 @@ class Counted:
     def __init__(self, app: Any) -> None:
         self.app = app
         self.requests: list[str] = []
+        self.preferences: list[str] = []
         self.hides: str | None = None
         """What is answered with a page of text, as by something on the way that does not know it."""
 
@@ -34,6 +36,7 @@ class Counted:
             await self.app(scope, receive, send)
             return
         self.requests.append(f"{scope.get('method', 'SOCKET')} {scope['path']}")
+        self.preferences += [value.decode() for name, value in scope["headers"] if name == b"prefer"]
         if self.hides is not None and scope["path"].endswith(self.hides):
             await send(
                 {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/html")]}
@@ -60,6 +63,16 @@ def make_router(gates: dict[str, threading.Event]) -> SocaityRouter:
         assert gates.setdefault(gate, threading.Event()).wait(DEADLINE)
         return time.monotonic()
 
+    @router.add_route("/telling", queue_size=100)
+    def telling(job_progress: JobProgress, gate: str) -> str:
+        """Waits at the gate; tells how far it is and ends."""
+        assert gates.setdefault(gate, threading.Event()).wait(DEADLINE)
+        job_progress.log("begun")
+        job_progress.progress = 0.5
+        job_progress.message = "half"
+        job_progress.log("ended")
+        return "told"
+
     return router
 
 
@@ -85,13 +98,15 @@ def until(job: socaity.Job[Any], holds: Callable[[], bool]) -> None:
 
 
 def test_a_finished_job_costs_at_most_two_requests_over_http(
-    counted: tuple[Counted, str], gates: dict[str, threading.Event]
+    counted: tuple[Counted, str], gates: dict[str, threading.Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app, url = counted
     with socaity.connect(url, transport="http", progress=False) as service:
         assert app.requests == ["GET /openapi.json", "GET /socaity"]
-        for number in range(SHORT):
-            assert service.quick(f"text {number}").result(DEADLINE) == f"text {number}"
+        with monkeypatch.context() as held:
+            held.setattr(http, "SUBMIT_WAIT", DEADLINE)  # a job is short if it ends while its submit is held
+            for number in range(SHORT):
+                assert service.quick(f"text {number}").result(DEADLINE) == f"text {number}"
         assert len(app.of_jobs()) == SHORT
         jobs = [service.ended_at(f"gate {number}") for number in range(LONG)]
         for number, job in enumerate(jobs):
@@ -100,6 +115,42 @@ def test_a_finished_job_costs_at_most_two_requests_over_http(
         for job in jobs:
             job.result(DEADLINE)
     assert len(app.of_jobs()) <= SHORT + 2 * LONG
+
+
+def test_a_submit_is_held_too_briefly_for_anyone_to_miss_what_the_job_tells(
+    counted: tuple[Counted, str], gates: dict[str, threading.Event]
+) -> None:
+    app, url = counted
+    with socaity.connect(url, transport="http", progress=False) as service:
+        job = service.ended_at("gate")
+        until(job, lambda: job.progress.message == "at the gate")
+        assert job.status == "running"
+        gates["gate"].set()
+        job.result(DEADLINE)
+    [preference] = app.preferences
+    name, _, wait = preference.rpartition("=")
+    assert name == "respond-async, wait"
+    assert 0 < float(wait) <= 0.1
+
+
+def test_a_job_that_ends_before_its_submit_is_answered_tells_all_the_same(
+    counted: tuple[Counted, str], gates: dict[str, threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "SUBMIT_WAIT", DEADLINE)
+    app, url = counted
+    gates["gate"] = threading.Event()
+    told: list[str | None] = []
+    with socaity.connect(url, transport="http", progress=False) as service:
+        job = service.telling("gate")
+        job.add_progress_callback(lambda job: told.append(job.progress.message))
+        gates["gate"].set()
+        assert job.result(DEADLINE) == "told"
+        assert told[-1] == "half"
+        assert job.logs == ["begun", "ended"]
+        assert app.of_jobs() == ["POST /telling", f"GET /jobs/{job.id}/events"]
+
+        app.hides = "/events"  # what was told cannot be had: the result is there
+        assert service.telling("gate").result(DEADLINE) == "told"
 
 
 def test_all_jobs_of_a_service_share_one_socket(

@@ -27,6 +27,7 @@ from socaity.protocol.description import EndpointDescription
 from socaity.protocol.events import JobStatus
 from socaity.transport import Target, error_from_event
 from socaity_server import JobProgress, SocaityRouter
+from socaity_transports import http
 from socaity_transports._httpx import HTTPClient, HTTPRequest
 from socaity_transports._watch import JobWatch, WatchTimes, events_of_document
 from socaity_transports.http import HTTPTransport
@@ -168,7 +169,8 @@ async def test_a_direct_call_is_one_request_and_keeps_arrays(between: Between) -
     assert between.requests[2:] == ["POST /double"]
 
 
-async def test_a_short_job_is_one_request(between: Between) -> None:
+async def test_a_short_job_is_one_request(between: Between, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "SUBMIT_WAIT", 20)
     async with opened(between.url) as transport:
         call = await called(transport, "quick", text="hi", data=b"123")
     assert call.value == {"text": "hi", "size": 3}
@@ -465,9 +467,10 @@ async def test_a_service_that_stays_away_ends_in_bounded_time() -> None:
     client = HTTPClient(Target(gone))
     options = {"clock": lambda: now, "sleep": sleep, "uniform": random.Random(1).uniform}
     try:
-        with pytest.raises(JobLost, match="has not been reached"):
+        with pytest.raises(JobLost, match="has not been reached") as lost:
             async for _ in JobWatch(client, gone, "a" * 32, known=True, **options).events():
                 pass
+        assert "nothing was sent" not in str(lost.value)
         assert 55 < now < 70
         assert all(delay <= 5 for delay in slept)
         with pytest.raises(ConnectError):

@@ -90,6 +90,11 @@ class JobWatch:
         self._has_chunks = False
         self._has_bytes = False
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the service has said that it has, or had, the job."""
+        return self._known
+
     async def events(self) -> AsyncGenerator[JobEvent, None]:
         """All events after `after`, ending with the terminal one. Raises NotFoundError, JobLost or APIError."""
         useless_streams = 0
@@ -117,6 +122,18 @@ class JobWatch:
         async with aclosing(self._asked()) as asked:
             async for event in asked:
                 yield event
+
+    async def end(self, document: Mapping[str, Any]) -> AsyncGenerator[JobEvent, None]:
+        """The events of a job that had ended when it was first heard of. What its function told on the way is worth a request."""
+        progress = document.get("progress")
+        if isinstance(progress, Mapping) and progress.get("message") is not None:
+            async with aclosing(self._told()) as told:
+                async for event in told:
+                    yield event
+                    if event.is_terminal:
+                        return
+        for event in events_of_document(document):
+            yield event
 
     # -- pushed ---------------------------------------------------------------------------------------------------
 
@@ -227,18 +244,24 @@ class JobWatch:
     async def _end(self, events: list[JobEvent]) -> AsyncIterator[JobEvent]:
         """The job has ended. Its chunks are only in its events, which can be read whole now."""
         if self._streaming is not False:
-            with suppress(_StreamUseless, TransportError, APIError):
-                async with aclosing(self._pushed()) as pushed:
-                    async for event in pushed:
-                        yield event
-                        if event.is_terminal:
-                            return
+            async with aclosing(self._told()) as told:
+                async for event in told:
+                    yield event
+                    if event.is_terminal:
+                        return
             if (self._streaming or self._has_chunks) and events[-1].kind == "result":
                 raise ProtocolError(
                     "the job has ended, but its stream cannot be read through this connection"
                 )
         for event in events:
             yield event
+
+    async def _told(self) -> AsyncGenerator[JobEvent, None]:
+        """The events of a job that has ended, as far as they can be had at the first try."""
+        with suppress(_StreamUseless, TransportError, APIError):
+            async with aclosing(self._pushed()) as pushed:
+                async for event in pushed:
+                    yield event
 
     # -- failures -------------------------------------------------------------------------------------------------
 
@@ -265,9 +288,12 @@ class JobWatch:
         if now - self._down_since + retry_after >= self._times.give_up:
             if not self._known:
                 raise error
+            reason = (
+                str(error.__cause__ or "") or error
+            )  # the error of a request says what became of that, not of the job
             raise JobLost(
                 f"{self._client.place} has not been reached for {now - self._down_since:.0f} s; how the job ended is "
-                f"unknown, it may still run ({error})",
+                f"unknown, it may still run ({reason})",
                 job_id=self._job_id,
             ) from error
         self._failures += 1

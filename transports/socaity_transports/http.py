@@ -9,6 +9,7 @@ from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 from socaity.exceptions import (
+    APIError,
     ConnectError,
     InvalidInputError,
     JobLost,
@@ -29,20 +30,22 @@ from ._foreign import CALL_TIMEOUT, build_request, read_answer
 from ._httpx import MESSAGEPACK, HTTPClient, HTTPRequest
 from ._local_request import LocalRequest
 from ._openapi import Operation
-from ._watch import JobWatch, WatchTimes, events_of_document
+from ._watch import JobWatch, WatchTimes
 
 __all__ = ["HTTPTransport", "WatchTimes"]
 
-SUBMIT_WAIT = 1
-"""Seconds that a submit is held, so that a short job costs one request."""
+SUBMIT_WAIT = 0.1
+"""Seconds that a submit is held, so that a short job costs one request. Nothing is known of the job meanwhile."""
 
 AMBIGUOUS_STATUS = frozenset({502, 504})
+"""Said by something on the way, which may have passed the request on."""
 
 
 class HTTPTransport(Transport):
     """Requests over HTTP. A job costs one request if it is short, two if it is watched.
 
-    A request to a foreign service that breaks after it was sent is not repeated: the error has `ambiguous = True`.
+    A submit that broke after it was sent is repeated only where the service surely has not got the job. A request to a
+    foreign service that breaks after it was sent is not repeated: the error has `ambiguous = True`.
     """
 
     def __init__(self, target: Target, *, times: WatchTimes | None = None) -> None:
@@ -90,7 +93,7 @@ class HTTPTransport(Transport):
         elif call.endpoint.direct:
             events = self._run_direct(call, discovery.base)
         else:
-            events = self._run_job(call, discovery.base)
+            events = self._run_job(call, discovery)
         async with aclosing(events):
             async for event in events:
                 yield event
@@ -178,10 +181,7 @@ class HTTPTransport(Transport):
             try:
                 value = await local.guard(lambda: self._value(request, call.id))
             except (TransportError, ServerError) as exc:
-                is_clear = isinstance(exc, ConnectError) or (
-                    isinstance(exc, ServerError) and exc.status not in AMBIGUOUS_STATUS
-                )
-                if call.endpoint.idempotent or is_clear:
+                if call.endpoint.idempotent or not _may_have_arrived(exc):
                     raise
                 call.accept()  # it may have run, so no new try
                 raise JobLost(f"the connection broke while the call ran: {exc}", job_id=call.id) from exc
@@ -205,29 +205,64 @@ class HTTPTransport(Transport):
                 raise await response.error(job_id=job_id)
             return await response.document()
 
-    async def _run_job(self, call: Call, base: str) -> AsyncGenerator[JobEvent, None]:
-        document, has_ended = await self._submit(call, base)
-        job_id = str(document.get("id") or call.id)
-        call.accept()
-        if has_ended:
-            for event in events_of_document(document):
-                yield event
-            return
-        if job_id != call.id:
-            self._remote_ids[call.id] = job_id
+    async def _run_job(self, call: Call, discovery: Discovery) -> AsyncGenerator[JobEvent, None]:
         try:
+            document, has_ended = await self._submit(call, discovery.base)
+        except (TransportError, ServerError) as exc:
+            if isinstance(exc, ProtocolError) or not _may_have_arrived(exc):
+                raise
+            events = self._look_for(call, discovery, exc)
+        else:
+            call.accept()
+            job_id = str(document.get("id") or call.id)
+            if job_id != call.id:
+                self._remote_ids[call.id] = job_id
             streaming = call.endpoint.streaming
-            async with aclosing(
-                self._follow(job_id, after=call.seq, known=True, streaming=streaming)
-            ) as events:
+            watch = self._watch_of(discovery, job_id, after=call.seq, streaming=streaming, known=True)
+            events = watch.end(document) if has_ended and not streaming else watch.events()
+        try:
+            async with aclosing(events):
                 async for event in events:
                     yield event
         finally:
             self._remote_ids.pop(call.id, None)
 
+    async def _look_for(
+        self, call: Call, discovery: Discovery, error: TransportError | ServerError
+    ) -> AsyncGenerator[JobEvent, None]:
+        """Follow a job whose submit ended in `error`: the service may have got it all the same.
+
+        Raises `error` where the job may be submitted again, and JobLost where nobody knows whether it ran.
+        """
+        watch = self._watch_of(discovery, call.id, after=call.seq, streaming=call.endpoint.streaming)
+        try:
+            async with aclosing(watch.events()) as events:
+                async for event in events:
+                    yield event
+            return
+        except (TransportError, APIError) as exc:
+            if watch.is_known:
+                raise
+            is_unknown = isinstance(exc, NotFoundError)
+        if is_unknown and (call.endpoint.idempotent or await self._is_still(discovery.description.instance)):
+            raise error
+        call.accept()  # not by a new try
+        why = "that is there now does not know it" if is_unknown else "cannot be asked"
+        raise JobLost(
+            f"the job may have run: its submit broke ({error}), and the service {why}", job_id=call.id
+        ) from error
+
+    async def _is_still(self, instance: str) -> bool:
+        """Whether the service has not been started again: what it does not know then, it has never got."""
+        try:
+            discovery = await self._discover(refresh=True)
+        except (TransportError, APIError):
+            return False
+        return instance != "" and discovery.description.instance == instance
+
     async def _submit(self, call: Call, base: str) -> tuple[Mapping[str, Any], bool]:
         """The job document, and whether it is that of a finished job."""
-        prefer = "respond-async" if call.endpoint.streaming else f"respond-async, wait={SUBMIT_WAIT}"
+        prefer = "respond-async" if call.endpoint.streaming else f"respond-async, wait={SUBMIT_WAIT:g}"
         request = HTTPRequest(
             method="POST",
             url=base + call.endpoint.path,
@@ -256,14 +291,29 @@ class HTTPTransport(Transport):
             submitted.set()
 
     async def _follow(
-        self, job_id: str, *, after: int = 0, known: bool = False, streaming: bool | None = None
+        self, job_id: str, *, after: int = 0, streaming: bool | None = None
     ) -> AsyncGenerator[JobEvent, None]:
         discovery = await self._discover()
         if not discovery.is_ours:
             raise NotFoundError(
                 f"{self._client.place} keeps no jobs; a call ends with the connection it was made on"
             )
-        watch = JobWatch(
+        async with aclosing(
+            self._watch_of(discovery, job_id, after=after, streaming=streaming).events()
+        ) as events:
+            async for event in events:
+                yield event
+
+    def _watch_of(
+        self,
+        discovery: Discovery,
+        job_id: str,
+        *,
+        after: int,
+        streaming: bool | None = None,
+        known: bool = False,
+    ) -> JobWatch:
+        return JobWatch(
             self._client,
             discovery.base,
             quote(job_id, safe=""),
@@ -272,9 +322,6 @@ class HTTPTransport(Transport):
             streaming=streaming,
             times=self._times,
         )
-        async with aclosing(watch.events()) as events:
-            async for event in events:
-                yield event
 
     # -- any service ----------------------------------------------------------------------------------------------
 
@@ -327,6 +374,13 @@ def _judged(error: SocaityError, operation: Operation, call: Call) -> SocaityErr
     call.accept()  # not by a new try
     error.ambiguous = True  # type: ignore[union-attr]
     return error
+
+
+def _may_have_arrived(error: TransportError | ServerError) -> bool:
+    """Whether a request that ended so may have been received."""
+    if isinstance(error, ServerError):
+        return error.status in AMBIGUOUS_STATUS
+    return not isinstance(error, ConnectError)
 
 
 def _job_url(base: str, job_id: str) -> str:
