@@ -9,7 +9,6 @@ import gc
 import json
 import pickle
 import queue
-import statistics
 import threading
 import time
 import urllib.request
@@ -125,9 +124,8 @@ def test_five_steps_cost_one_round_trip(far: tuple[socaity.Service, DelayingProx
         return time.perf_counter() - began
 
     run()
-    taken = [run() for _ in range(5)]
-    # the median: another process may have had the machine for a moment
-    assert statistics.median(taken) < 1.5 * ROUND_TRIP + 5 * 0.003, taken
+    # the quickest: another process may have the machine, but two round trips are never below this
+    assert min(run() for _ in range(8)) < 1.5 * ROUND_TRIP + 5 * 0.003
 
 
 @pytest.mark.parametrize("kind", ["job", "media", "direct", "timed"])
