@@ -54,6 +54,15 @@ class WorkerThreads:
             self._queue.put(work)
         return work
 
+    def withdraw(self, work: Work) -> bool:
+        """Take back `work` that no thread has begun. False: one has, and counts until it returns."""
+        with self._lock:
+            if work.is_started:
+                return False
+            work.is_abandoned = True
+            work.function = _nothing  # it may hold much, and stays in the queue until a thread comes to it
+            return True
+
     def abandon(self, work: Work) -> None:
         """Give up on `work`: it does not start any more, or its thread no longer counts."""
         with self._lock:
@@ -89,3 +98,7 @@ class WorkerThreads:
                 if self._queue.qsize() == 0:
                     self._idle += 1
             del work
+
+
+def _nothing() -> None:
+    pass

@@ -12,8 +12,8 @@ __all__ = ["DefaultModelHandler", "ModelHandler"]
 class ModelHandler(ABC):
     """Serves one or more models, which `SocaityRouter.add_handler` names.
 
-    `infer` runs on a thread, several at once; it may also be `async`. The others are called when the model is loaded and
-    must be quick. What raises NotImplementedError is answered with 501, and UNIMPLEMENTED over gRPC.
+    `infer` runs on a thread, several at once; it may also be `async`, but none of the others may. These are called when the
+    model is loaded and must be quick. What raises NotImplementedError is answered with 501, and UNIMPLEMENTED over gRPC.
     """
 
     @abstractmethod

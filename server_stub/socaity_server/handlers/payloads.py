@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+from pydantic import ValidationError
 
 from socaity.protocol.openinference.datatypes import TensorError, datatype_of
 from socaity.protocol.openinference.messages import InferRequest, Tensor
@@ -16,14 +18,16 @@ from .codecs import decode
 from .types import (
     Datatype,
     InferenceRequest,
+    InferenceResponse,
     LateData,
     Parameters,
     RequestInput,
     RequestOutput,
     ResponseOutput,
+    reasons_of,
 )
 
-__all__ = ["data_of", "fits", "payload_of", "scalars_of", "tensors_of"]
+__all__ = ["data_of", "fits", "is_awaitable", "payload_of", "response_of", "scalars_of", "tensors_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -94,6 +98,32 @@ def _parameters(given: dict[str, Any]) -> Parameters | None:
     if not isinstance(given.get("content_type", ""), str):
         raise TensorError("content_type is text")
     return Parameters(**given)
+
+
+def is_awaitable(value: Any) -> bool:
+    """Whether a method gave something to await, which nobody does. A coroutine is ended, as it would complain."""
+    if not inspect.isawaitable(value):
+        return False
+    close = getattr(value, "close", None)
+    if callable(close):
+        close()
+    return True
+
+
+def response_of(value: Any) -> InferenceResponse:
+    """What a handler gave, which may be a dict; raises TensorError for anything else."""
+    if isinstance(value, InferenceResponse):
+        return value
+    if is_awaitable(value):
+        raise TensorError(
+            "its `infer` gave something to await; write it as `async def`, also where a decorator is around it"
+        )
+    if not isinstance(value, dict):
+        raise TensorError(f"its `infer` gave a {type(value).__name__}, not an InferenceResponse")
+    try:
+        return InferenceResponse.model_validate(value)
+    except ValidationError as exc:
+        raise TensorError(reasons_of(exc)) from exc
 
 
 def scalars_of(parameters: Parameters) -> dict[str, Any]:

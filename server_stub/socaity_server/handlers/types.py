@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
+from math import prod
 from typing import Any, Self, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel, ValidationError
 
 from socaity.protocol.openinference.datatypes import TensorError, datatype
-from socaity.protocol.openinference.tensors import as_array, checked_shape, read_json
+from socaity.protocol.openinference.tensors import as_array, checked_shape, nesting_of, read_json
 
 __all__ = [
     "Datatype",
@@ -28,6 +29,7 @@ __all__ = [
     "ServerMetadataResponse",
     "ServerReadyResponse",
     "TensorData",
+    "reasons_of",
 ]
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -159,7 +161,9 @@ class InferenceRequest(_Model):
     outputs: list[RequestOutput] | None = None
 
     def validate_oip(self) -> None:
-        """Raise TensorError for an input whose data is not of its shape and datatype."""
+        """Raise TensorError where there is no input, or one whose data is not of its shape and datatype."""
+        if not self.inputs:
+            raise TensorError("Failed to validate InferenceRequest: it has no inputs")
         for one in self.inputs:
             _validate("InferenceRequest input", one)
 
@@ -231,13 +235,21 @@ def _validate(what: str, tensor: _DataTensor) -> None:
         raise TensorError(f"Failed to validate {what} ({tensor.name!r}): {exc}") from exc
 
 
+def reasons_of(error: ValidationError) -> str:
+    """What is wrong, in one line: pydantic's own text has several, and an address."""
+    return "; ".join(
+        f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}"
+        for one in error.errors(include_url=False, include_input=False, include_context=False)
+    )
+
+
 def _as_array(name: str, kind: str, shape: list[int], data: Any) -> Array:
-    sizes = checked_shape(name, shape)
     if isinstance(data, np.ndarray):
+        sizes = checked_shape(name, _resolved(name, shape, data.shape))
         dtype = np.dtype(datatype(kind, name).dtype)
         is_text = kind == "BYTES" and data.dtype.kind in "OSU"
         is_bf16 = kind == "BF16" and str(data.dtype) == "bfloat16"
-        if data.dtype != dtype and not is_text and not is_bf16:
+        if data.dtype.newbyteorder("=") != dtype and not is_text and not is_bf16:
             raise TensorError(
                 f"the tensor {name!r} has the datatype {kind}, and its data is an array of {data.dtype}"
             )
@@ -248,4 +260,38 @@ def _as_array(name: str, kind: str, shape: list[int], data: Any) -> Array:
         return as_array(name, kind, data)
     if not isinstance(data, list):
         data = list(data) if isinstance(data, tuple) else [data]
-    return read_json(name, kind, sizes, data)
+    try:
+        return read_json(name, kind, checked_shape(name, _resolved(name, shape, nesting_of(data))), data)
+    except TensorError:
+        # only then, as it looks at every element: what numpy has put into lists, which is as good
+        plain = _plain(data)
+        if plain is data:
+            raise
+    return read_json(name, kind, checked_shape(name, _resolved(name, shape, nesting_of(plain))), plain)
+
+
+def _resolved(name: str, shape: list[int], found: Sequence[int]) -> list[int]:
+    """The shape with a size for each -1, out of the shape that the data has: by place, or where it is flat by its length."""
+    if -1 not in shape:
+        return shape
+    if len(found) == len(shape):
+        return [got if size == -1 else size for size, got in zip(shape, found, strict=True)]
+    known = prod(size for size in shape if size != -1)
+    count = prod(found)
+    if shape.count(-1) > 1 or known <= 0 or count % known:
+        raise TensorError(
+            f"the tensor {name!r} has the shape {shape}, and its data the shape {list(found)}, which does not say how long "
+            "each -1 is"
+        )
+    return [count // known if size == -1 else size for size in shape]
+
+
+def _plain(data: Any) -> Any:
+    """Lists, and numbers and text of Python, for tuples, arrays and scalars of numpy; the same object where there are none."""
+    if isinstance(data, np.ndarray | np.generic):
+        return data.tolist()
+    if not isinstance(data, list | tuple):
+        return data
+    found = [_plain(one) for one in data]
+    is_same = type(data) is list and all(new is old for new, old in zip(found, data, strict=True))
+    return data if is_same else found

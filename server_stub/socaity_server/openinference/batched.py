@@ -20,6 +20,7 @@ from ..loading import LoadedModel
 from ..route import Route
 from ..runtimes.base import TensorSpec
 from .awaiting import awaited
+from .content_types import check_content_types
 from .counters import document_of
 from .model import VERSION, ServedModel, priority_of, timeout_of
 from .outputs import ONLY_OUTPUT, answer, as_text
@@ -150,8 +151,8 @@ class BatchedModel(ServedModel):
     def _inputs(self, request: InferRequest) -> tuple[dict[str, Array], int]:
         """The arrays for the batcher, with a batch axis, and their rows."""
         signature = self.signature
-        if signature.knows_outputs:
-            signature.check_outputs(request.outputs, signature.outputs)
+        signature.check_wanted(request.outputs)
+        check_content_types(request)
         arrays = signature.arrays(request)
         for name, array in arrays.items():
             if array.dtype.kind == "O":

@@ -18,9 +18,10 @@ from socaity.protocol.openinference.messages import InferRequest, InferResponse
 from ..dataplane import DataPlane
 from ..direct import Cancellable, OnDone
 from ..route import Route
+from .content_types import check_content_types
 from .counters import CallCounters
 from .function_inputs import function_inputs, function_outputs
-from .model import RESERVED, VERSION, ServedModel, timeout_of
+from .model import RESERVED, VERSION, ServedModel, priority_of, timeout_of
 from .outputs import answer, arrays_of
 from .signature import Signature, TensorMetadata
 
@@ -92,17 +93,17 @@ class FunctionModel(ServedModel):
     def _checked(self, request: InferRequest) -> tuple[dict[str, Any], float | None]:
         """The arguments, and the seconds that the call may take."""
         try:
+            priority_of(request)  # calls wait in one line; a wrong one is an error for every model
             return self._arguments(request), timeout_of(request)
         except (TensorError, InvalidInputError):
             self._counters.count(0.0, succeeded=False)
             raise
 
     def _arguments(self, request: InferRequest) -> dict[str, Any]:
-        signature = self.signature
-        if signature.knows_outputs:
-            signature.check_outputs(request.outputs, signature.outputs)
-        arguments = {name: self._readers[name](array) for name, array in self._arrays(request).items()}
         by_name = self.route.by_name
+        self.signature.check_wanted(request.outputs)
+        check_content_types(request, own=by_name)
+        arguments = {name: self._readers[name](array) for name, array in self._arrays(request).items()}
         for name, value in request.parameters.items():
             if name in by_name and name not in arguments and name not in RESERVED:
                 arguments[name] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -13,7 +14,7 @@ from socaity.protocol.openinference.messages import InferRequest, InferResponse
 from ..direct import Cancellable, OnDone
 from .signature import ANY_DATATYPE, Signature, TensorMetadata
 
-__all__ = ["RESERVED", "VERSION", "ServedModel", "priority_of", "timeout_of"]
+__all__ = ["RESERVED", "VERSION", "ServedModel", "is_reachable", "priority_of", "timeout_of"]
 
 VERSION = "1"
 """Of what has no versions."""
@@ -23,6 +24,11 @@ _MOST_URGENT = 10
 _MICROSECONDS = 1e6
 _LONGEST = 2**64 - 1
 """Microseconds; gRPC has no larger numbers."""
+_TAKEN = re.compile(
+    r"stats|.+/(?:infer|infer_stream|generate|generate_stream|ready|config|stats|trace/setting|versions/[^/]+)",
+    re.S,
+)
+"""Names that are other things below `/v2/models/`."""
 
 
 class ServedModel(ABC):
@@ -133,6 +139,11 @@ class ServedModel(ABC):
         if self.is_decoupled:
             properties["decoupled"] = "true"
         return properties
+
+
+def is_reachable(name: str) -> bool:
+    """Whether clients can ask for a model of that name: its address must not mean something else, as that of `stats` does."""
+    return _TAKEN.fullmatch(name) is None and not {"", ".", ".."} & set(name.split("/"))
 
 
 def priority_of(request: InferRequest) -> int:

@@ -10,13 +10,14 @@ import orjson
 
 from socaity.exceptions import JobFailed, ServerError
 from socaity.protocol.media import read_media
-from socaity.protocol.openinference.datatypes import TensorError, datatype_of
+from socaity.protocol.openinference.datatypes import DATATYPES, TensorError, datatype_of
 from socaity.protocol.openinference.messages import InferRequest, InferResponse, RequestedOutput, Tensor
+from socaity.protocol.openinference.tensors import as_array
 
 from ..values import to_json
-from .signature import Signature
+from .signature import Signature, TensorMetadata
 
-__all__ = ["ONLY_OUTPUT", "answer", "arrays_of", "as_bytes", "as_text"]
+__all__ = ["ONLY_OUTPUT", "answer", "arrays_of", "as_bytes", "as_text", "as_wanted"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -36,7 +37,14 @@ def answer(
         chosen = [tensor_of(name, array, signature) for name, array in arrays.items()]
     else:
         signature.check_outputs(wanted, arrays)
-        chosen = [_wanted(output, arrays[output.name], signature) for output in wanted]
+        chosen = [
+            as_wanted(
+                output,
+                tensor_of(output.name, arrays[output.name], signature),
+                has_batch_axis=signature.has_batch_axis,
+            )
+            for output in wanted
+        ]
     for tensor in chosen:
         tensor.is_binary = request.wants_binary(tensor.name)
     return InferResponse(request.model_name, chosen, version, request.id)
@@ -45,10 +53,13 @@ def answer(
 def tensor_of(name: str, array: Array, signature: Signature) -> Tensor:
     """An array as an output; raises ServerError for a dtype that the protocol does not have."""
     kind = _datatype(array.dtype)
-    if kind == "FP32" and signature.knows_outputs:
+    if signature.knows_outputs:
         declared = signature.outputs.get(name)
-        if declared is not None and declared.datatype == "BF16":  # which numpy does not have
-            return Tensor(name, "BF16", array.shape, array)
+        if declared is not None and (kind != declared.datatype or not array.size):
+            array = _as_declared(array, declared)
+            kind = _datatype(array.dtype)
+            if kind == "FP32" and declared.datatype == "BF16":  # which numpy does not have
+                return Tensor(name, "BF16", array.shape, array)
     if kind == "BYTES":
         return Tensor(name, kind, array.shape, as_bytes(array))
     if kind == "BF16":
@@ -61,6 +72,21 @@ def tensor_of(name: str, array: Array, signature: Signature) -> Tensor:
     elif not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     return Tensor(name, kind, array.shape, array)
+
+
+def as_wanted(output: RequestedOutput, tensor: Tensor, *, has_batch_axis: bool) -> Tensor:
+    """The tensor, or its highest values where the request wants these; raises TensorError where there are none."""
+    classes = output.parameters.get("classification")
+    if not classes:
+        return tensor
+    assert isinstance(classes, int)  # `Signature.check_wanted` has looked
+    assert tensor.data is not None
+    if tensor.datatype in ("BYTES", "BOOL"):
+        raise TensorError(
+            f"the output {output.name!r} is {tensor.datatype}; only numbers have highest classes"
+        )
+    found = _classified(tensor.data, classes, has_batch_axis)
+    return Tensor(tensor.name, "BYTES", found.shape, found, tensor.parameters)
 
 
 def arrays_of(value: Any, *, name: str = ONLY_OUTPUT) -> dict[str, Array]:
@@ -102,31 +128,33 @@ def as_text(array: Array) -> Array:
     return found.reshape(array.shape)
 
 
-def _wanted(output: RequestedOutput, array: Array, signature: Signature) -> Tensor:
-    tensor = tensor_of(output.name, array, signature)
-    classes = output.parameters.get("classification", 0)
-    if not classes:
-        return tensor
-    if type(classes) is not int or classes < 0:
-        raise TensorError(
-            f"classification of the output {output.name!r} is a number of classes, not {classes!r}"
-        )
-    if tensor.datatype in ("BYTES", "BOOL"):
-        raise TensorError(
-            f"the output {output.name!r} is {tensor.datatype}; only numbers have highest classes"
-        )
-    assert tensor.data is not None
-    return _classified(tensor.name, tensor.data, classes, signature.has_batch_axis)
+def _as_declared(array: Array, declared: TensorMetadata) -> Array:
+    """With the datatype that the metadata says, where no value changes its meaning: a function may return 3 for 3.0, and an
+    empty list says nothing of its elements."""
+    if declared.datatype is None:
+        return array
+    dtype = np.dtype(DATATYPES[declared.datatype].dtype)
+    if not array.size:
+        missing = len(declared.shape or ()) - array.ndim
+        return np.empty((*array.shape, *(0,) * missing), dtype)
+    if array.dtype.kind == "b" and dtype.kind in "iuf":  # True is a whole number in Python
+        return array.astype(dtype)
+    if declared.datatype == "BYTES":
+        return array
+    try:
+        return as_array(declared.name, declared.datatype, array)
+    except TensorError:  # an annotation is no promise; the answer says what it has
+        return array
 
 
-def _classified(name: str, array: Array, classes: int, has_batch_axis: bool) -> Tensor:
+def _classified(array: Array, classes: int, has_batch_axis: bool) -> Array:
     """The highest values with their places, as `value:index`; the first of equal ones first."""
     rows = array.reshape(len(array), -1) if has_batch_axis and array.size else array.reshape(1, -1)
     count = min(classes, rows.shape[1])
     is_whole = array.dtype.kind in "iu"
     found = np.empty((rows.shape[0], count), object)
     for number, row in enumerate(rows):
-        keys = np.nan_to_num(row, nan=-np.inf) if not is_whole else row
+        keys = row if is_whole else np.where(np.isnan(row), -np.inf, row)
         # stable from the end of the reversed row: equal values keep their order
         order = (len(row) - 1 - np.argsort(keys[::-1], kind="stable")[::-1])[:count]
         for place, index in enumerate(order.tolist()):
@@ -138,7 +166,7 @@ def _classified(name: str, array: Array, classes: int, has_batch_axis: bool) -> 
         found = found[0]
     elif not array.size:
         found = found[:0]
-    return Tensor(name, "BYTES", found.shape, found)
+    return found
 
 
 def _datatype(dtype: np.dtype[Any]) -> str | None:

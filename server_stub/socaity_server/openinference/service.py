@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
 from importlib.metadata import PackageNotFoundError, version
@@ -14,13 +15,15 @@ from ..background import on_thread
 from ..dataplane import DataPlane
 from ..direct import Cancellable, OnDone
 from ..repository import ModelRepository
-from ..route import Route
+from ..route import Route, suggestion
 from .awaiting import awaited
 from .batched import BatchedModel
 from .functions import FunctionModel
-from .model import VERSION, ServedModel
+from .model import VERSION, ServedModel, is_reachable
 
 __all__ = ["EXTENSIONS", "OpenInference"]
+
+_logger = logging.getLogger(__name__)
 
 EXTENSIONS = (
     "binary_tensor_data",
@@ -51,7 +54,13 @@ class OpenInference:
         self._added: dict[str, ServedModel] = {}
 
     def add(self, model: ServedModel) -> None:
-        """Serve a model that is no route of the data plane. Raises ConfigurationError for a name that is taken."""
+        """Serve a model that is no route of the data plane. Raises ConfigurationError for a name that is taken, or that no
+        client could reach."""
+        if not is_reachable(model.name):
+            raise ConfigurationError(
+                f"No client can reach a model {model.name!r}: /v2/models/{model.name} is, or looks like, something else; give "
+                "it another name."
+            )
         if model.name in self._added or model.name in self.dataplane.routes:
             raise ConfigurationError(f"There is a model {model.name!r} already; give this one another name.")
         self._added[model.name] = model
@@ -85,7 +94,7 @@ class OpenInference:
         repository = dataplane.repository
         if repository is not None and any(one.state in ("loading", "failed") for one in repository.listing()):
             return False
-        return all(model.is_ready for model in map(self._model, self.model_names()) if model.is_loaded)
+        return all(model.is_ready for model in map(self._model, self.model_names()))
 
     # Models
 
@@ -95,11 +104,14 @@ class OpenInference:
         for name in self._models.keys() - routes.keys():  # it would keep all that the model has loaded
             del self._models[name]
         served = [name for name, route in routes.items() if self._of_route(route) is not None]
-        return sorted([*served, *self._added])
+        return sorted([*served, *(name for name, model in self._added.items() if model.is_loaded)])
 
     def model(self, name: str, version: str = "") -> ServedModel:
-        """Raises NotFoundError for an unknown model or version, and ServerError 503 for one that is not ready."""
+        """Raises NotFoundError for a model or version that is unknown or not loaded, and ServerError 503 for one that is not
+        ready."""
         model = self._model(name)
+        if not model.is_loaded:
+            raise NotFoundError(f"The model {name!r} is not loaded.", code="model_unloaded")
         if version and version not in model.versions:
             raise NotFoundError(
                 f"Request for unknown model version: {name!r} version {version!r} is not served; version "
@@ -141,7 +153,7 @@ class OpenInference:
         found = []
         for one in names:
             model = self.model(one, version if name else "")
-            found.append({"name": model.name, "version": model.version or VERSION, **model.statistics()})
+            found.append({"name": model.name, "version": model.version, **model.statistics()})
         return {"model_stats": found}
 
     # Inference
@@ -165,21 +177,22 @@ class OpenInference:
     # The repository
 
     def index(self, *, ready: bool = False) -> list[dict[str, Any]]:
-        """Every model with its state, served or not; with `ready` only those that are."""
+        """Every version of every model with its state, served or not; with `ready` only those that are."""
         repository = self.dataplane.repository
-        entries: dict[str, dict[str, Any]] = {}
-        for name in self.model_names():
+        entries: dict[str, list[dict[str, Any]]] = {}
+        for name in {*self.model_names(), *self._added}:
             model = self._model(name)
             state, reason = ("READY", "") if model.is_loaded else ("UNAVAILABLE", "unloaded")
-            entries[name] = _entry(name, model.version or VERSION, state, reason)
+            entries[name] = [_entry(name, one, state, reason) for one in model.versions]
         for status in () if repository is None else repository.listing():
             if status.name not in entries:
                 version = status.versions[0] if status.versions else VERSION
                 reason = status.reason or ("unloaded" if status.state == "unloaded" else "")
-                entries[status.name] = _entry(status.name, version, _STATES[status.state], reason)
+                entries[status.name] = [_entry(status.name, version, _STATES[status.state], reason)]
             elif status.reason:
-                entries[status.name]["reason"] = status.reason
-        return [entry for _, entry in sorted(entries.items()) if not ready or entry["state"] == "READY"]
+                entries[status.name][0]["reason"] = status.reason
+        listed = [entry for _, found in sorted(entries.items()) for entry in found]
+        return [entry for entry in listed if not ready or entry["state"] == "READY"]
 
     async def load(self, name: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Load a model of the folder, anew if it is loaded. Raises NotFoundError, ServerError 503, and AuthenticationError
@@ -224,21 +237,45 @@ class OpenInference:
             return added
         route = self.dataplane.routes.get(name)
         if route is None:
-            route = self.dataplane.route(name)  # says why it is not there
+            route = self._route(name)
         model = self._of_route(route)
         if model is None:
+            reason = (
+                "it needs something that is no tensor"
+                if is_reachable(name)
+                else "its name means something else"
+            )
             raise NotFoundError(
-                f"{name!r} is no model of the Open Inference Protocol: it needs something that is no tensor.",
-                code="model_not_found",
+                f"{name!r} is no model of the Open Inference Protocol: {reason}.", code="model_not_found"
             )
         return model
+
+    def _route(self, name: str) -> Route:
+        """Of the data plane, which knows whether a model may come; here it is said which others there are."""
+        try:
+            return self.dataplane.route(name)
+        except NotFoundError as exc:
+            if exc.code != "endpoint_not_found":
+                raise
+        known = self.model_names()
+        raise NotFoundError(
+            f"There is no model {name!r}{suggestion(name, known)}. Models: {', '.join(known) or 'none'}.",
+            code="model_not_found",
+        )
 
     def _of_route(self, route: Route) -> ServedModel | None:
         known = self._models.get(route.name)
         if known is not None and known[0] is route:
             return known[1]
-        make = BatchedModel.of_route if route.kind == "batched" else FunctionModel.of_route
-        model = make(self.dataplane, route)
+        model: ServedModel | None = None
+        if is_reachable(route.name):
+            make = BatchedModel.of_route if route.kind == "batched" else FunctionModel.of_route
+            model = make(self.dataplane, route)
+        else:
+            _logger.warning(
+                "%r is no model of the Open Inference Protocol: /v2/models/%s means something else",
+                *(route.name,) * 2,
+            )
         self._models[route.name] = (route, model)
         return model
 

@@ -123,6 +123,22 @@ class Signature:
             raise self._missing(len(found), [one for one in self._names_required() if one not in found])
         return found
 
+    def check_wanted(self, wanted: Sequence[RequestedOutput] | None) -> None:
+        """What can be said of requested outputs before the model runs: raises TensorError, and the error 501 for shared
+        memory."""
+        if wanted is None:
+            return
+        if self.knows_outputs:
+            self.check_outputs(wanted, self.outputs)
+        for output in wanted:
+            if "shared_memory_region" in output.parameters:
+                raise unsupported("shared memory regions")
+            classes = output.parameters.get("classification")
+            if classes and (type(classes) is not int or classes < 0):
+                raise TensorError(
+                    f"classification of the output {output.name!r} is a number of classes, not {classes!r}"
+                )
+
     def check_outputs(self, wanted: Sequence[RequestedOutput] | None, known: Mapping[str, Any]) -> None:
         """Raises TensorError for a requested output that is not among the known ones."""
         for output in wanted or ():

@@ -64,3 +64,28 @@ def test_a_request_that_does_not_fit_is_an_invalid_argument(client: Client) -> N
 
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "InferenceRequest" in (error.details() or "")
+
+
+def test_every_version_that_is_listed_can_be_asked(client: Client) -> None:
+    listed = client.call("RepositoryIndex").models
+
+    assert {("double", "1"), ("double", "2"), ("echo", "1"), ("nothing", "1")} == {
+        (one.name, one.version) for one in listed
+    }
+    assert all(client.call("ModelReady", name=one.name, version=one.version).ready for one in listed)
+
+
+def test_an_unloaded_handler_is_not_found(client: Client) -> None:
+    client.call("RepositoryModelUnload", model_name="double")
+    message = client.request("double", ("x", "FP32", [1, 2], bytes(8)))
+
+    assert client.refusal("ModelInfer", message=message).code() is grpc.StatusCode.NOT_FOUND
+    assert not client.call("ModelReady", name="double").ready
+
+
+def test_outputs_are_not_put_into_shared_memory(client: Client) -> None:
+    message = client.request("echo", ("x", "FP32", [1], bytes(4)))
+    output = message.outputs.add(name="x")
+    output.parameters["shared_memory_region"].string_param = "mine"
+
+    assert client.refusal("ModelInfer", message=message).code() is grpc.StatusCode.UNIMPLEMENTED

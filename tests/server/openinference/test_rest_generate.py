@@ -8,7 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.openinference.conftest import refused
+from socaity_server import SocaityRouter
+from tests.server.conftest import open_client
+from tests.server.openinference.conftest import add_everything, refused
 
 pytestmark = pytest.mark.anyio
 
@@ -178,3 +180,33 @@ async def test_requests_that_are_wrong_are_refused(
     client: httpx.AsyncClient, path: str, body: str, texts: list[str]
 ) -> None:
     refused(await client.post(path.format("mock"), content=body), 400, *texts)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "data"),
+    [
+        ([1, 2.5], "FP64", [1.0, 2.5]),
+        ([2.5, 1], "FP64", [2.5, 1.0]),
+        ([[1, 2], [3, 4.5]], "FP64", [1.0, 2.0, 3.0, 4.5]),
+        ([1, None], "FP64", [1.0, None]),
+        ([1, 2], "INT64", [1, 2]),
+        ([0, 2**63], "UINT64", [0, 2**63]),
+        ([True, False], "BOOL", [True, False]),
+    ],
+)
+async def test_all_elements_say_the_datatype_where_it_is_free(
+    values: list[Any], kind: str, data: list[Any]
+) -> None:
+    async with open_client(add_everything(SocaityRouter(grace=1.0))) as client:
+        answer = await client.post(GENERATE.format("anything"), json={"x": values})
+        (learned,) = (await client.get("/v2/models/anything")).json()["outputs"]
+
+    assert answer.json()["output"] == data
+    assert learned["datatype"] == kind
+
+
+@pytest.mark.parametrize("values", [[1, "a"], [True, 1], [-1, 2**63], [1, [2.5]], [None, 1.5]])
+async def test_elements_of_several_kinds_have_no_datatype(
+    client: httpx.AsyncClient, values: list[Any]
+) -> None:
+    refused(await client.post(GENERATE.format("anything"), json={"x": values}), 400, "x")

@@ -325,10 +325,6 @@ async def test_models_added_in_code_are_not_unloaded(client: httpx.AsyncClient) 
     refused(await client.post("/v2/repository/models/simple/unload"), 400, "added by the program")
 
 
-async def test_a_repository_is_not_named(folder: httpx.AsyncClient) -> None:
-    refused(await folder.post("/v2/repository/mine/models/half/load"), 501, "repositories")
-
-
 # What is not there
 
 

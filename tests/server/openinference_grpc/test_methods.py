@@ -149,6 +149,13 @@ def test_no_region_of_shared_memory_is_there(service: Client, kind: str) -> None
     assert "shared memory" in refusal.details()
 
 
+def test_traces_of_a_model_need_the_model(service: Client) -> None:
+    assert service.call("TraceSetting", model_name="same").settings["trace_level"].value == ["OFF"]
+    refusal = service.refusal("TraceSetting", model_name="nobody")
+    assert refusal.code() is grpc.StatusCode.NOT_FOUND
+    assert "'nobody'" in refusal.details()
+
+
 def test_traces_are_off_and_stay_so(service: Client) -> None:
     value = messages().TraceSettingRequest.SettingValue
     for settings in ({}, {"trace_level": value()}):

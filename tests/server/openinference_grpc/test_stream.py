@@ -141,6 +141,67 @@ def test_what_is_no_message_is_told_and_the_stream_goes_on(service: Client) -> N
     assert answers[1].infer_response.id == "good"
 
 
+def test_error_of_a_tensor_says_whose_it_is_and_keeps_its_place(connect: Callable[..., Client]) -> None:
+    held = Held()
+    stream = Stream(connect(make_router(held)))
+    stream.send("greet", ("name", "BYTES", [1], struct.pack("<I", 1) + b"a"), id="first")
+    stream.send("same", ("x", "FP64", [1, 1], bytes(3)), id="second", model_version="1")
+    stream.send("count", ("start", "INT64", [1], bytes(3)), id="third")
+    stream.send("wait", ("text", "NONE", [1], b""), id="fourth")
+    stream.same(2.0, id="fifth")
+
+    answers = stream.rest()
+
+    said = [(one.infer_response.model_name, one.infer_response.id) for one in answers]
+    assert said == [
+        ("greet", "first"),
+        ("same", "second"),
+        ("count", "third"),
+        ("wait", "fourth"),
+        ("same", "fifth"),
+    ]
+    assert [bool(one.error_message) for one in answers] == [False, True, True, True, False]
+    assert "needs 8 bytes; got 3" in answers[1].error_message
+    assert answers[1].infer_response.model_version == "1"
+
+
+def test_error_of_a_tensor_waits_for_the_answers_before_it(connect: Callable[..., Client]) -> None:
+    held = Held()
+    stream = Stream(connect(make_router(held)))
+    stream.send("wait", ("text", "BYTES", [1], struct.pack("<I", 0)), id="slow", parameters={"x": True})
+    assert held.begun.acquire(timeout=SOON)
+    stream.send("same", ("x", "FP64", [1, 1], bytes(3)), id="wrong")
+    stream.count(1, id="quick")
+    # the generator comes behind the error, and is not held up
+    assert [stream.next().infer_response.id for _ in range(3)] == ["quick"] * 3
+    stream.call.cancel()
+    assert held.ended.acquire(timeout=SOON)
+
+
+def test_error_is_the_final_answer(service: Client) -> None:
+    wants = {"triton_enable_empty_final_response": True}
+    stream = Stream(service)
+    stream.send("same", ("x", "FP64", [1, 1], bytes(3)), id="a", parameters=wants)
+    stream.send("nobody", id="b", parameters=wants)
+    stream.send("fail", ("why", "BYTES", [1], struct.pack("<I", 4) + b"blue"), id="c", parameters=wants)
+    stream.send("count", id="d", parameters=wants)
+    answers = stream.rest()
+    assert all(one.error_message for one in answers)
+    finals = {
+        one.infer_response.id: one.infer_response.parameters["triton_final_response"].bool_param
+        for one in answers
+    }
+    assert finals == {"a": True, "b": True, "c": True, "d": True}
+
+
+def test_error_says_nothing_of_finals_where_nobody_asked(service: Client) -> None:
+    stream = Stream(service)
+    stream.send("nobody", id="b")
+    (answer,) = stream.rest()
+    assert answer.error_message
+    assert not answer.infer_response.parameters
+
+
 def test_errors_are_statuses_where_the_client_wants_that(service: Client) -> None:
     stream = Stream(service, metadata=(("triton_grpc_error", "true"),))
     stream.send("nobody")

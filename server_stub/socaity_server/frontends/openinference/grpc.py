@@ -58,7 +58,7 @@ class InferenceGRPC:
             "RepositoryIndex": self._index,
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
-            **SettingsCalls(self._calls).methods(),
+            **SettingsCalls(self._calls, self._service).methods(),
         }
         for name, answer in answers.items():
             found[name] = self._calls.unary(methods[name].request, answer)

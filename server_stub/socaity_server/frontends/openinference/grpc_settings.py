@@ -12,9 +12,12 @@ from typing import Any
 from socaity.exceptions import NotFoundError
 from socaity.protocol.openinference.protobuf import SERVICE, messages
 
+from ...auth.actions import SERVICE as WHOLE
 from ...auth.actions import Action
 from ...openinference.failures import unsupported
 from ...openinference.observed import log_settings, trace_settings
+from ...openinference.service import OpenInference
+from ..access import resource_of_endpoint
 from ..grpc.calls import Context, GRPCCalls
 
 __all__ = ["SettingsCalls"]
@@ -23,8 +26,9 @@ __all__ = ["SettingsCalls"]
 class SettingsCalls:
     """Reading answers that there are no regions, and which traces and logs are written. What would change it is UNIMPLEMENTED."""
 
-    def __init__(self, calls: GRPCCalls) -> None:
+    def __init__(self, calls: GRPCCalls, service: OpenInference) -> None:
         self._calls = calls
+        self._service = service
         self._messages = messages()
 
     def methods(self) -> dict[str, Callable[[Any, Context], Awaitable[Any]]]:
@@ -59,7 +63,11 @@ class SettingsCalls:
         return answer
 
     async def _traces(self, request: Any, context: Context) -> Any:
-        await self._admit(context, "TraceSetting")
+        name = request.model_name
+        resource = resource_of_endpoint(name, self._calls.dataplane.routes, None) if name else WHOLE
+        await self._admit(context, "TraceSetting", resource)
+        if name:
+            self._service.model(name)  # raises where there is none
         if any(setting.value for setting in request.settings.values()):
             raise unsupported("trace settings that can be changed")
         answer = self._messages.TraceSettingResponse()
@@ -82,5 +90,5 @@ class SettingsCalls:
                 setting.uint32_param = value
         return answer
 
-    async def _admit(self, context: Context, name: str) -> None:
-        await self._calls.admit(context, f"/{SERVICE}/{name}", Action.METADATA)
+    async def _admit(self, context: Context, name: str, resource: str = WHOLE) -> None:
+        await self._calls.admit(context, f"/{SERVICE}/{name}", Action.METADATA, resource)

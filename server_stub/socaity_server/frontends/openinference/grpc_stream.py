@@ -7,9 +7,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from socaity.exceptions import AuthenticationError, SocaityError
+from socaity.protocol.openinference.datatypes import TensorError
+from socaity.protocol.openinference.grpc import read_request
 from socaity.protocol.openinference.messages import InferRequest, InferResponse
-from socaity.protocol.openinference.protobuf import SERVICE
+from socaity.protocol.openinference.protobuf import SERVICE, messages
 from socaity.protocol.openinference.wire import decode_request, encode_stream_error, encode_stream_response
 
 from ...auth.actions import Action
@@ -64,27 +68,26 @@ class _Stream:
         before: asyncio.Event | None = None
         async with asyncio.TaskGroup() as group:
             async for data in requests:
-                request = await self._read(data)
+                request, error = self._read(data)
                 del data
-                if request is None:
-                    continue
                 await self._places.acquire()
-                if self._is_decoupled(request):
+                if error is None and self._is_decoupled(request):
                     group.create_task(self._answer_many(request))
                 else:
                     done = asyncio.Event()
-                    group.create_task(self._answer_one(request, before, done))
+                    group.create_task(self._answer_one(request, error, before, done))
                     before = done
 
-    async def _read(self, data: bytes) -> InferRequest | None:
-        """None: it could not be read, and the client has been told."""
+    def _read(self, data: bytes) -> tuple[InferRequest, Exception | None]:
+        """A request, or as much of it as says whose the error is that comes with it."""
         try:
             self._calls.check_size(data)
-            return decode_request(data)
+            return decode_request(data), None
+        except TensorError as exc:
+            forget_frames(exc)  # they hold the data for as long as others are answered first
+            return _head(data), exc
         except Exception as exc:
-            error = exc
-        await self._fail(InferRequest("", []), error)
-        return None
+            return InferRequest("", []), exc
 
     def _is_decoupled(self, request: InferRequest) -> bool:
         try:
@@ -93,21 +96,26 @@ class _Stream:
             return False
 
     async def _answer_one(
-        self, request: InferRequest, before: asyncio.Event | None, done: asyncio.Event
+        self,
+        request: InferRequest,
+        error: Exception | None,
+        before: asyncio.Event | None,
+        done: asyncio.Event,
     ) -> None:
-        error: Exception | None = None
         try:
-            try:
-                with self._place():
-                    response = await self._service.infer(request, owner=await self._admit(request))
-            except Exception as exc:
-                error = exc
+            response = None
+            if error is None:
+                try:
+                    with self._place():
+                        response = await self._service.infer(request, owner=await self._admit(request))
+                except Exception as exc:
+                    error = exc
             if before is not None:
                 await before.wait()  # the one before ends by itself, or the stream does
-            if error is not None:
+            if response is not None:
+                await self._send(request, response, is_final=True)
+            elif error is not None:
                 await self._fail(request, error)
-                return
-            await self._send(request, response, is_final=True)
         finally:
             done.set()
             self._places.release()
@@ -154,17 +162,31 @@ class _Stream:
         # who may not call need not go on trying
         if self._has_real_statuses or isinstance(error, AuthenticationError):
             raise error
-        message = refusal_of(error).message
+        text = refusal_of(error).message
         forget_frames(error)
-        await self._write(
-            encode_stream_error(
-                message, model_name=request.model_name, model_version=request.model_version, id=request.id
-            )
+        data = encode_stream_error(
+            text, model_name=request.model_name, model_version=request.model_version, id=request.id
         )
+        if request.parameters.get(_WANTS_FINAL) is True:
+            message = messages().ModelStreamInferResponse.FromString(data)
+            message.infer_response.parameters[_IS_FINAL].bool_param = True
+            data = message.SerializeToString()
+        await self._write(data)
 
     async def _write(self, data: bytes) -> None:
         async with self._writing:
             await self._context.write(data)
+
+
+def _head(data: bytes) -> InferRequest:
+    """Model, id and parameters of a request whose tensors are wrong; nothing of what is no message."""
+    try:
+        message = messages().ModelInferRequest.FromString(data)
+        for field in ("inputs", "outputs", "raw_input_contents"):
+            message.ClearField(field)
+        return read_request(message)
+    except (DecodeError, TensorError):
+        return InferRequest("", [])
 
 
 def _first(group: BaseExceptionGroup[Any]) -> Exception:

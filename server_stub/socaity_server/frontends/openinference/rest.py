@@ -52,6 +52,8 @@ _MANY_ELEMENTS = 16 * 1024
 _CONVERTED = ("BYTES", "BF16")
 """Datatypes whose raw data is not what lies in memory."""
 _MOST_TARGETS = 1024
+_LATER = ((b"retry-after", b"1"),)
+"""Of what is not ready."""
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -82,7 +84,7 @@ class RestFrontend:
                 await self._infer(target, scope, receive, send)
             elif target.kind in self._get:
                 status, document = self._get[target.kind](target)
-                await _send_json(send, document, status)
+                await _send_json(send, document, status, *(_LATER if status == 503 else ()))
             elif target.kind in ("traces", "logs"):
                 await _send_json(send, self._settings(target, await self._body(scope, receive)))
             elif target.kind in ("generate", "generate_stream", "infer_stream"):
@@ -140,10 +142,10 @@ class RestFrontend:
 
     async def _manage(self, target: Target, body: Buffer) -> Any:
         """The model repository."""
-        if target.kind == "index":
-            return self.service.index(ready=_wants_ready(body))
         if target.repository:
             raise unsupported("several model repositories: leave the name of the repository out")
+        if target.kind == "index":
+            return self.service.index(ready=_wants_ready(body))
         parameters = read_parameters(_object(body).get("parameters"), "the request")
         if target.kind == "load":
             await self.service.load(target.model, parameters)
@@ -204,6 +206,7 @@ class RestFrontend:
     async def _generate(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         model = self.service.model(target.model, target.version)
         body = await self._body(scope, receive)
+        _check_is_json(scope, body, target)
         is_plain = target.kind == "infer_stream"
         if is_plain:
             request = self._request(target, body, None)
@@ -215,7 +218,13 @@ class RestFrontend:
             self._check_size(request)
 
         def encode(response: InferResponse) -> bytes:
-            return _joined_json(response) if is_plain else write_generate(response, request, orjson.dumps)
+            try:
+                return _joined_json(response) if is_plain else write_generate(response, request, orjson.dumps)
+            except TensorError as exc:
+                raise TensorError(
+                    f"BYTES that are no UTF-8 have no form in JSON, which is all that {target.kind} answers with; use infer "
+                    "with `binary_data_output`, or gRPC"
+                ) from exc
 
         if target.kind == "generate":
             try:
@@ -290,6 +299,16 @@ def _is_slow(body: Buffer, header_length: int | None) -> bool:
     return any(kind.encode() in document for kind in _CONVERTED)
 
 
+def _check_is_json(scope: Scope, body: Buffer, target: Target) -> None:
+    """Raises TensorError for a request with binary tensors, where none are taken."""
+    for name, value in scope["headers"]:
+        if name == _LENGTH and read_header_length(value.decode("latin-1")) != len(body):
+            raise TensorError(
+                f"{target.kind} takes JSON only, and {HEADER_LENGTH} says that binary tensors follow; send them as numbers or "
+                "text, or use infer or gRPC"
+            )
+
+
 def _wants_ready(body: Buffer) -> bool:
     try:
         ready = _object(body).get("ready", False)
@@ -311,8 +330,8 @@ def _joined_json(response: InferResponse) -> bytes:
     return b"".join(pieces)
 
 
-async def _send_json(send: Send, document: Any, status: int = 200) -> None:
-    await _send_bytes(send, orjson.dumps(document), status)
+async def _send_json(send: Send, document: Any, status: int = 200, *headers: tuple[bytes, bytes]) -> None:
+    await _send_bytes(send, orjson.dumps(document), status, *headers)
 
 
 async def _send_bytes(send: Send, body: bytes, status: int, *headers: tuple[bytes, bytes]) -> None:

@@ -21,6 +21,7 @@ __all__ = ["read_generate", "write_generate"]
 
 _TEXT_INPUT, _TEXT_OUTPUT = "text_input", "text_output"
 _IGNORED = frozenset({"id", "model_name", "model_version", "parameters"})
+_INT64_END = 2**63
 _KINDS: dict[type, str] = {str: "BYTES", bool: "BOOL", int: "INT64", float: "FP64"}
 _SAYS: dict[str, tuple[tuple[type, ...], str]] = {
     "BYTES": ((str,), "attempt to access JSON non-string as string"),
@@ -106,7 +107,7 @@ def _tensor(metadata: TensorMetadata, value: Any, *, has_batch_axis: bool) -> Te
     while isinstance(first, list) and len(sizes) <= len(metadata.shape or ()) + 1:
         sizes.append(len(first))
         first = first[0] if first else None
-    kind = metadata.datatype or _KINDS.get(type(first), "BYTES")
+    kind = metadata.datatype or _kind_of(values, len(sizes) - 1)
     kinds, says = _SAYS.get(kind, _NUMBERS)
     if first is not None or (values and len(sizes) == 1):
         wrong = type(first) not in kinds
@@ -114,6 +115,18 @@ def _tensor(metadata: TensorMetadata, value: Any, *, has_batch_axis: bool) -> Te
             raise TensorError(f"input {metadata.name!r}: {says}")
     shape = tuple(sizes) if len(sizes) > 1 else _shape(metadata, sizes[0], has_batch_axis=has_batch_axis)
     return Tensor(metadata.name, kind, shape, read_json(metadata.name, kind, shape, values))
+
+
+def _kind_of(values: list[Any], depth: int) -> str:
+    """The datatype that all elements below `depth` lists have; of whole and other numbers FP64, as JSON writes 1.0 as 1."""
+    for _ in range(depth):
+        values = [one for inner in values if isinstance(inner, list) for one in inner]
+    kinds = set(map(type, values))
+    if kinds & {int, float} and kinds <= {int, float, type(None)}:
+        if kinds != {int}:
+            return "FP64"
+        return "INT64" if max(values) < _INT64_END else "UINT64"
+    return _KINDS.get(type(values[0]) if values else type(None), "BYTES")
 
 
 def _shape(metadata: TensorMetadata, count: int, *, has_batch_axis: bool) -> tuple[int, ...]:
