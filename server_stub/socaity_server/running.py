@@ -99,8 +99,8 @@ class Run:
             return await self._pump()
         except asyncio.CancelledError:
             self._stop()
-            if self._work is not None and not self._work.is_started:
-                self._slots.threads.abandon(self._work)
+            if self._work is not None:
+                self._slots.threads.withdraw(self._work)
             raise
         finally:
             if timer is not None:
