@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable, Iterable
 from contextvars import copy_context
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from numbers import Real
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from ._job import Job
 from ._media_decode import make_decode
@@ -78,10 +79,10 @@ class Endpoint:
                 f"{self.name} is answered with a job, which takes no timeout or priority; "
                 "use job.result(timeout=…) and job.cancel()"
             )
-        if timeout is not None and not 0 < timeout < math.inf:
-            raise ConfigurationError(f"timeout must be a number of seconds above 0, got {timeout}")
-        if not -10 <= priority <= 10:
-            raise ConfigurationError(f"priority must be between -10 and 10, got {priority}")
+        if timeout is not None and not (_is_number(timeout) and 0 < timeout < math.inf):
+            raise ConfigurationError(f"timeout must be a number of seconds above 0, got {timeout!r}")
+        if not (_is_number(priority) and -10 <= priority <= 10 and priority == int(priority)):
+            raise ConfigurationError(f"priority must be a whole number from -10 to 10, got {priority!r}")
         other = copy.copy(self)
         other.options = None
         if timeout is not None or priority or explain:
@@ -147,5 +148,23 @@ class Endpoint:
 
         return map_endpoint(self, inputs, constant, concurrency)
 
+    def __copy__(self) -> Self:
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        return other
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # as of a file: what holds it may be copied
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} belongs to a connection of this process; connect again where it is to be called: "
+            f"socaity.connect(url)[{self.name!r}], or call a function of a module there, as `socaity stub` writes them"
+        )
+
     def __repr__(self) -> str:
         return f"<Endpoint {self.name}{self.__signature__}>"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

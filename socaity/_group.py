@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["JobGroup"]
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 _TOLD_IDS = 3
 
 
-class JobGroup(Waitable, Generic[T]):
+class JobGroup(Waitable, Generic[T_co]):
     """Several jobs: `.result()`, `await`, and iteration over the results in order, each as soon as it is there.
 
     A member that fails cancels nothing; `result(return_exceptions=True)` keeps what succeeded.
@@ -41,14 +41,14 @@ class JobGroup(Waitable, Generic[T]):
         "_with_values",
     )
 
-    def __init__(self, jobs: Iterable[Job[T]] = (), *, is_fed: bool = True, window: int = 0) -> None:
+    def __init__(self, jobs: Iterable[Job[T_co]] = (), *, is_fed: bool = True, window: int = 0) -> None:
         super().__init__()
-        self._members: list[Job[T]] = []
+        self._members: list[Job[T_co]] = []
         self._completed = self._with_values = 0
         self._is_looked_at = False
         """Somebody wants the results; until then they may stay at the service."""
         self._fed: list[Callable[[], None]] = []
-        self._followers: list[Callable[[Job[T]], None]] = []
+        self._followers: list[Callable[[Job[T_co]], None]] = []
         """Told of every member that comes."""
         self._generation = portal.generation
         self._is_fed = False
@@ -63,11 +63,11 @@ class JobGroup(Waitable, Generic[T]):
             self._close()
 
     @property
-    def jobs(self) -> tuple[Job[T], ...]:
+    def jobs(self) -> tuple[Job[T_co], ...]:
         """The members so far, in order."""
         return tuple(self._members)
 
-    def members(self) -> Iterator[Job[T]]:
+    def members(self) -> Iterator[Job[T_co]]:
         """The members in order, each as soon as its call was made: for no result, but for a `map` that reads its inputs still,
         this waits."""
         index = 0
@@ -88,26 +88,28 @@ class JobGroup(Waitable, Generic[T]):
         """Whether every member has ended."""
         return self._ended or (self._is_fed and self._completed == len(self._members))
 
-    def result(self, timeout: float | None = None, *, return_exceptions: bool = False) -> list[T]:
+    def result(self, timeout: float | None = None, *, return_exceptions: bool = False) -> list[T_co]:
         """The results in order. Raises the first member's error, or TimeoutError; the members run on in any case."""
         if not self._ended:
             self._look()
             if not interruptible(self._members, "group.cancel()", self._wait_shown, timeout):
-                raise TimeoutError(f"{self!r} after {timeout:g} s; the jobs run on")
+                waiting = [job._endpoint.service._trouble for job in self._members if not job.done()]
+                why = next(filter(None, waiting), "the jobs run on")
+                raise TimeoutError(f"{self!r} after {timeout:g} s; {why}")
         return self._collect(return_exceptions)
 
     def _wait_shown(self, timeout: float | None) -> bool:
         self._show()
         return self._wait(timeout)
 
-    def __await__(self) -> Generator[Any, Any, list[T]]:
+    def __await__(self) -> Generator[Any, Any, list[T_co]]:
         if not self._ended:
             self._show()
             self._look()
             yield from self._wait_async()
         return self._collect(False)
 
-    def __iter__(self) -> Iterator[T]:
+    def __iter__(self) -> Iterator[T_co]:
         self._look()
         index = 0
         while True:
@@ -123,7 +125,7 @@ class JobGroup(Waitable, Generic[T]):
             if signal is not None:
                 interruptible(self._members, "group.cancel()", signal.wait)
 
-    async def __aiter__(self) -> AsyncIterator[T]:
+    async def __aiter__(self) -> AsyncIterator[T_co]:
         self._look()
         index = 0
         while True:
@@ -141,7 +143,7 @@ class JobGroup(Waitable, Generic[T]):
         self._is_cancelled = True
         return any([job.cancel(upstream=upstream) for job in list(self._members)])
 
-    def retry(self) -> JobGroup[T]:
+    def retry(self) -> JobGroup[T_co]:
         """The same group with its failed members, and what failed before them, made again; itself if none failed.
 
         Raises RuntimeError while a `map` is still reading its inputs.
@@ -150,10 +152,10 @@ class JobGroup(Waitable, Generic[T]):
 
         return retry_group(self)
 
-    def __copy__(self) -> JobGroup[T]:
+    def __copy__(self) -> JobGroup[T_co]:
         return self
 
-    def __deepcopy__(self, memo: object) -> JobGroup[T]:
+    def __deepcopy__(self, memo: object) -> JobGroup[T_co]:
         return self
 
     def __repr__(self) -> str:
@@ -171,7 +173,7 @@ class JobGroup(Waitable, Generic[T]):
 
     # -- growing -----------------------------------------------------------------------------------------------------
 
-    def _add(self, job: Job[T]) -> None:
+    def _add(self, job: Job[Any]) -> None:
         with _waiters_lock:
             self._members.append(job)
             is_looked_at = self._is_looked_at
@@ -252,7 +254,7 @@ class JobGroup(Waitable, Generic[T]):
         """How many members have not ended."""
         return len(self._members) - self._completed
 
-    def _follow(self, function: Callable[[Job[T]], None]) -> None:
+    def _follow(self, function: Callable[[Job[T_co]], None]) -> None:
         """Call `function` with every member, those to come included."""
         with _waiters_lock:
             self._followers.append(function)
@@ -283,7 +285,7 @@ class JobGroup(Waitable, Generic[T]):
             raise self._feed_error
         return False
 
-    def _collect(self, return_exceptions: bool) -> list[T]:
+    def _collect(self, return_exceptions: bool) -> list[T_co]:
         self._is_looked_at = True
         if self._feed_error is not None:
             raise self._feed_error
@@ -291,7 +293,7 @@ class JobGroup(Waitable, Generic[T]):
             if job._error is not None:
                 job._seen_error()
         if return_exceptions:
-            return [cast(T, job._value if job._error is None else job._error) for job in self._members]
+            return [cast(T_co, job._value if job._error is None else job._error) for job in self._members]
         failed = [index for index, job in enumerate(self._members) if job._error is not None]
         if failed:
             error = cast(SocaityError, self._members[failed[0]]._error).with_traceback(None)
@@ -338,13 +340,12 @@ def interruptible(jobs: list[Job[Any]], stop: str, wait: Callable[..., bool], *a
         return wait(*args)
     except KeyboardInterrupt:
         unfinished = [job for job in jobs if not job._ended]
-        told = unfinished[:_TOLD_IDS]
-        for job in told:
-            job._endpoint.service._interrupted[job.id] = job
-        again = ", ".join(f"service.job({job.id!r})" for job in told)
+        told = [again for job in unfinished[:_TOLD_IDS] if (again := job._keep_for_later()) is not None]
+        again = ", ".join(told) + (", …" if len(unfinished) > len(told) else "")
+        if not told:  # pipelines, which no service knows
+            again = stop.replace("cancel", "result")
         _display.tell(
-            f"Stopped waiting; {len(unfinished)} of {len(jobs)} jobs run on. To wait again: {again}"
-            f"{', …' if len(unfinished) > len(told) else ''}; to stop them: {stop}"
+            f"Stopped waiting; {len(unfinished)} of {len(jobs)} jobs run on. To wait again: {again}; to stop them: {stop}"
         )
         raise
 

@@ -137,7 +137,7 @@ def download(url: str) -> Content:
     Raises ValueError; nothing is left of a download that fails.
     """
     shown = urlsplit(url)
-    place = f"{shown.scheme}://{shown.hostname}{shown.path}"
+    place = f"{shown.scheme}://{shown.netloc.rpartition('@')[2]}{shown.path}"
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar, cast
 
 from ._group import JobGroup, bound, interruptible
-from ._job import Job
+from ._job import Job, JobReference
 from ._portal import Signal, _waiters_lock, portal
 from ._scope import current
 from .exceptions import InvalidInputError
@@ -24,7 +24,7 @@ def gather(*jobs: Job[T] | JobGroup[T]) -> JobGroup[T]:
     """Several jobs, and the members of groups, as one group, whose result is the list of their results in order."""
     for one in jobs:
         if not isinstance(one, (Job, JobGroup)):
-            raise TypeError(f"gather takes jobs, not a {type(one).__name__}; write gather(*jobs)")
+            raise TypeError(f"gather takes jobs and groups, not {_what(one, '; write gather(*jobs)')}")
     if all(isinstance(one, Job) or one._is_fed for one in jobs):
         return JobGroup(job for one in jobs for job in (one.jobs if isinstance(one, JobGroup) else (one,)))
     group: JobGroup[T] = JobGroup(is_fed=False)
@@ -40,7 +40,9 @@ def gather(*jobs: Job[T] | JobGroup[T]) -> JobGroup[T]:
 class as_completed(Generic[T]):
     """The jobs in the order in which they end, for `for` and `async for`; every loop over it gets them all."""
 
-    def __init__(self, jobs: Iterable[Job[T]] | JobGroup[T]) -> None:
+    def __init__(self, jobs: Iterable[Job[T]] | JobGroup[T], *others: Never) -> None:
+        if others:
+            raise TypeError("as_completed takes one list of jobs, or a group: as_completed([job, another])")
         self._jobs: list[Job[T]] = []
         self._ready: list[Job[T]] = []
         self._signal: Signal | None = None
@@ -51,7 +53,7 @@ class as_completed(Generic[T]):
                 raise TypeError(f"as_completed takes a list of jobs, or a group, not {jobs!r}")
             for job in cast("Iterable[Job[T]]", jobs):
                 if not isinstance(job, Job):
-                    raise TypeError(f"as_completed takes jobs, not a {type(job).__name__}")
+                    raise TypeError(f"as_completed takes jobs, not {_what(job)}")
                 self._add(job)
         else:
             self._group._follow(self._add)
@@ -122,6 +124,13 @@ class as_completed(Generic[T]):
         for job in self._jobs:
             job._end_if_left_behind()
         self._ready += [job for job in self._jobs if id(job) in missing]
+
+
+def _what(value: object, hint: str = "") -> str:
+    """What stood in the place of a job, and how it is meant."""
+    if isinstance(value, JobReference):
+        return f"a part of one, {value!r}; give the job itself, and take the part of its result"
+    return f"a {type(value).__name__}{hint}"
 
 
 def map_endpoint(

@@ -14,6 +14,7 @@ from ._pipeline_job import PipelineJob
 from ._retry import RetryPolicy
 from ._scope import current
 from ._service import Service
+from ._signature import wrong_call
 from .exceptions import ConfigurationError, JobCancelled
 from .protocol.description import EndpointDescription
 from .transport import Target, Transport
@@ -39,7 +40,7 @@ class PipelineFunction(Generic[P, R]):
         self._endpoint = PipelineEndpoint(function, self.__signature__)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
-        """Begin; a wrong number of arguments raises TypeError, as of any function."""
+        """Begin; arguments that do not fit raise TypeError, as of any function."""
         return self._begin(args, kwargs)
 
     def _begin(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Job[R]:
@@ -53,6 +54,10 @@ class PipelineFunction(Generic[P, R]):
         # a method may be a pipeline, too
         method = typing.cast("Callable[..., Any]", self)
         return self if instance is None else functools.partial(method, instance)
+
+    def __reduce__(self) -> str:
+        """By its name, as functions are: the other process imports the module."""
+        return str(getattr(self, "__qualname__", self._endpoint.name))
 
     def __repr__(self) -> str:
         return f"<pipeline {self._endpoint.name}{self.__signature__}>"
@@ -70,7 +75,10 @@ class PipelineEndpoint(Endpoint):
         self._function = function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Job[Any]:
-        self.__signature__.bind(*args, **kwargs)
+        try:
+            self.__signature__.bind(*args, **kwargs)
+        except TypeError as exc:
+            raise TypeError(str(wrong_call(self.name, self.__signature__, kwargs, exc))) from None
         scope = current.get()
         if scope is not None and scope.is_stopped:
             raise JobCancelled("the pipeline was cancelled, and makes no more steps")

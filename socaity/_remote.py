@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import functools
 import inspect
 import typing
@@ -16,11 +16,14 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from ._job import Job
-from .exceptions import ConfigurationError, InvalidInputError
+from ._signature import make_signature, plain_signature, wrong_call
+from .exceptions import ConfigurationError
+from .protocol.media import Media, is_media, read_media
 
 if typing.TYPE_CHECKING:
     from ._endpoint import Endpoint
@@ -112,6 +115,7 @@ class RemoteFunction(Generic[P, R]):
         self._endpoint: Endpoint | None = None
         self._base: RemoteFunction[P, R] | None = None
         self._call_options: dict[str, Any] = {}
+        self._refuse_path()
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Check the arguments against the written and the live signature and start the job."""
@@ -131,7 +135,8 @@ class RemoteFunction(Generic[P, R]):
     ) -> RemoteFunction[P, R]:
         """This function for calls with the options of `Endpoint.with_options`. Does not connect: what the live endpoint does not
         take is a ConfigurationError of the first call."""
-        other = copy.copy(self)
+        other: RemoteFunction[P, R] = object.__new__(type(self))
+        vars(other).update(vars(self))
         other._endpoint, other._base = None, self._base or self
         other._call_options = {
             "timeout": timeout,
@@ -155,7 +160,8 @@ class RemoteFunction(Generic[P, R]):
 
             endpoint = Endpoint(service, service[self._endpoint_name].description)
             self._check_fit(endpoint.description)
-            checked = _after(endpoint.decode, self._decoder())
+            is_file = _holds(self._returned_type(), Media)
+            checked = _after(_files_in if is_file else endpoint.decode, self._decoder())
             if endpoint.may_stream:
                 endpoint.decode_chunk = checked
             else:
@@ -163,11 +169,21 @@ class RemoteFunction(Generic[P, R]):
             self._endpoint = endpoint
         return self._endpoint
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """By its name, as functions are: the other process imports the module, and connects itself."""
+        if self._base is not None:
+            return _with_options, (self._base, self._call_options)
+        return str(getattr(self, "__qualname__", self._endpoint_name))
+
+    def __repr__(self) -> str:
+        name = getattr(self, "__name__", self._endpoint_name)
+        return f"<RemoteFunction {name}{plain_signature(self.__signature__)}>"
+
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         try:
             bound = self.__signature__.bind(*args, **kwargs)
         except TypeError as exc:
-            raise InvalidInputError(f"{self._endpoint_name}{self.__signature__}: {exc}") from exc
+            raise wrong_call(self._endpoint_name, self.__signature__, kwargs, exc) from exc
         if self._send_defaults:
             bound.apply_defaults()
         arguments = dict(bound.arguments)
@@ -198,8 +214,6 @@ class RemoteFunction(Generic[P, R]):
         if not takes_others and needed - names:
             wrong.append(f"needs {_listed(needed - names)}")
         if wrong:
-            from ._signature import make_signature
-
             raise ConfigurationError(
                 f"{self._function.__name__}() was written for another version of the service: {live.name} "
                 f"{' and '.join(wrong)}; it is {live.name}{make_signature(live)}. "
@@ -237,10 +251,43 @@ class RemoteFunction(Generic[P, R]):
             return Any
         return hints["value"]
 
+    def _refuse_path(self) -> None:
+        """A path of another machine leads nowhere; this is said where it is written."""
+        written = getattr(inspect.unwrap(self._function), "__annotations__", {}).get("return", "")
+        if isinstance(written, str) and "Path" not in written:
+            return  # saves a module of many functions the time to look at all types
+        if _holds(self._returned_type(), Path):
+            raise ConfigurationError(
+                f"{self._endpoint_name}() gives no path: a file of the service comes as socaity.Media, with `data`, "
+                "`media_type`, `name` and `save(path)`; write `-> socaity.Media`"
+            )
+
 
 class _Returning:
     def __init__(self, annotation: Any) -> None:
         self.__annotations__ = {"value": annotation}
+
+
+def _holds(annotation: Any, kind: type) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, kind):
+        return True
+    return any(_holds(one, kind) for one in typing.get_args(annotation))
+
+
+def _files_in(value: Any) -> Any:
+    """`value` with the media in it as they came: a picture that is declared as a file stays one."""
+    if isinstance(value, list):
+        return [_files_in(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if is_media(value):
+        with contextlib.suppress(ValueError):  # a map of somebody else that only looks like ours
+            return read_media(value)
+    return {key: _files_in(item) for key, item in value.items()}
+
+
+def _with_options(function: RemoteFunction[P, R], options: dict[str, Any]) -> RemoteFunction[P, R]:
+    return function.with_options(**options)
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -253,8 +300,9 @@ def remote(
     """Make the annotated function the typed remote endpoint of the same name (or `endpoint`) at `url`.
 
     The body never runs: `...` will do, or `raise NotImplementedError` where mypy checks it. Results, and the chunks of a
-    stream, are checked and turned into the annotated return type. With `send_defaults=False` arguments that are not given
-    are not sent, so that the service fills in its own. `options` are those of `connect`.
+    stream, are checked and turned into the annotated return type; a file comes as `socaity.Media`. With
+    `send_defaults=False` arguments that are not given are not sent, so that the service fills in its own. `options` are
+    those of `connect`.
 
         @socaity.remote("http://127.0.0.1:8000")
         def predict(text: str, steps: int = 4) -> str: ...

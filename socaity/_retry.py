@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from .exceptions import APIError, ProtocolError, SocaityError, TransportError
+from .exceptions import APIError, ConfigurationError, ProtocolError, SocaityError, TransportError
 
 __all__ = ["RetryPolicy"]
 
@@ -22,7 +23,8 @@ class RetryPolicy:
     425, 429, 502, 503 or 504. Such a try may have reached the service. All tries carry the same id, so that a service that
     keeps jobs runs it once; a service that does not know the id may run it again. Where that can happen our HTTP transport
     repeats only an idempotent endpoint and what surely did not run; other transports say so with `accept`. `max_time` bounds
-    the whole, in seconds. `RetryPolicy(attempts=1)` never tries again.
+    the whole, in seconds. `RetryPolicy(attempts=1)` never tries again. Raises
+    ConfigurationError for numbers that cannot be meant.
 
     Source of the formula: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
@@ -31,6 +33,14 @@ class RetryPolicy:
     base_delay: float = 0.1
     max_delay: float = 10.0
     max_time: float = 60.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
+            raise ConfigurationError(f"attempts must be a whole number from 1 on, got {self.attempts!r}")
+        for name in ("base_delay", "max_delay", "max_time"):
+            seconds: Any = getattr(self, name)
+            if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+                raise ConfigurationError(f"{name} must be a number of seconds from 0 on, got {seconds!r}")
 
     def next_delay(
         self,

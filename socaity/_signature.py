@@ -34,6 +34,8 @@ _MEDIA_TYPES: dict[str, Any] = {
     "bytes": bytes,
 }
 """What is natural to give for media; other forms are taken as well."""
+_FILE_RESULT = "socaity.Media"
+"""What a file of another machine comes as."""
 
 
 def make_signature(endpoint: EndpointDescription) -> inspect.Signature:
@@ -111,30 +113,38 @@ def _returned(endpoint: EndpointDescription) -> Any:
     """The Python type of a result; arrays as text, because numpy may not be installed."""
     schema = endpoint.returns
     if not gives_arrays(endpoint):
-        return python_type(schema)
+        return python_type(schema, is_result=True)
     if not schema or "anyOf" in schema:  # the service does not know
         return Any
     return "dict[str, Array]" if schema.get("type") == "object" else "Array"
 
 
-def python_type(schema: Any) -> Any:
-    """The nearest Python type of a JSON schema; `Any` where there is none."""
-    return _type_within(schema, SchemaWalk(schema), 0)
+def python_type(schema: Any, *, root: Any = None, is_result: bool = False) -> Any:
+    """The nearest Python type of a JSON schema, which may be a part of `root`; `Any` where there is none."""
+    return _type_within(schema, _Walk(schema if root is None else root, is_result), 0)
 
 
-def _type_within(schema: Any, walk: SchemaWalk, depth: int) -> Any:
+class _Walk(SchemaWalk):
+    def __init__(self, schema: Any, is_result: bool) -> None:
+        super().__init__(schema)
+        self.is_result = is_result
+
+
+def _type_within(schema: Any, walk: _Walk, depth: int) -> Any:
     try:
         return _python_type(walk.enter(schema, depth), walk, depth)
     except TypeError:  # an enum of lists, an empty anyOf: typing cannot say it
         return Any
 
 
-def _python_type(schema: Mapping[str, Any] | None, walk: SchemaWalk, depth: int) -> Any:
+def _python_type(schema: Mapping[str, Any] | None, walk: _Walk, depth: int) -> Any:
     if schema is None:
         return Any
     if "$ref" in schema:
         return _type_within(walk.follow(schema["$ref"]), walk, depth + 1)
     if "x-media" in schema:
+        if schema["x-media"] == "file" and walk.is_result:
+            return _FILE_RESULT
         return _MEDIA_TYPES.get(schema["x-media"], Any)
     if "enum" in schema:
         return Literal[tuple(schema["enum"])]
@@ -195,12 +205,17 @@ def make_bind(endpoint: EndpointDescription) -> Bind:
                     raise InvalidInputError(f"{endpoint.name}() got {name!r} twice", parameter=name)
                 known = checks.get(name, other)
                 if known is None:
-                    raise _unknown(endpoint, name, names)
+                    raise _unknown(endpoint.name, name, names)
                 try:
                     arguments[name] = known(value)
                 except UnfinishedError:
                     arguments[name], unfinished = value, True
-        except (ValueError, TypeError, OverflowError, RecursionError) as exc:
+        except RecursionError as exc:
+            raise InvalidInputError(
+                f"{endpoint.name}({name}=…): it contains itself, or is nested too deep to be sent",
+                parameter=name,
+            ) from exc
+        except (ValueError, TypeError, OverflowError) as exc:
             raise InvalidInputError(f"{endpoint.name}({name}=…): {exc}", parameter=name) from exc
         for name in required:
             if name not in arguments:
@@ -215,6 +230,38 @@ def make_bind(endpoint: EndpointDescription) -> Bind:
     return bind
 
 
+def wrong_call(
+    name: str, signature: inspect.Signature, kwargs: Mapping[str, Any], error: TypeError
+) -> InvalidInputError:
+    """What to say instead of the error of `Signature.bind`, which names neither the function nor what is near a wrong name."""
+    kinds = [one.kind for one in signature.parameters.values()]
+    unknown = [] if inspect.Parameter.VAR_KEYWORD in kinds else [*kwargs.keys() - signature.parameters.keys()]
+    if unknown:
+        first = next(one for one in kwargs if one in unknown)
+        return _unknown(name, first, list(signature.parameters))
+    return InvalidInputError(f"{name}{plain_signature(signature)}: {error}")
+
+
+def plain_signature(signature: inspect.Signature) -> str:
+    """The signature without quotes around types that are known by name only."""
+    parameters = [one.replace(annotation=_named(one.annotation)) for one in signature.parameters.values()]
+    return str(
+        signature.replace(parameters=parameters, return_annotation=_named(signature.return_annotation))
+    )
+
+
+def _named(annotation: Any) -> Any:
+    return _Name(annotation) if isinstance(annotation, str) else annotation
+
+
+class _Name:
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
 def _too_many(endpoint: EndpointDescription, given: int, names: list[str]) -> InvalidInputError:
     return InvalidInputError(
         f"{endpoint.name}() takes {len(names)} arguments ({', '.join(names) or 'none'}), got {given}: "
@@ -222,7 +269,7 @@ def _too_many(endpoint: EndpointDescription, given: int, names: list[str]) -> In
     )
 
 
-def _unknown(endpoint: EndpointDescription, name: str, names: list[str]) -> InvalidInputError:
+def _unknown(function: str, name: str, names: list[str]) -> InvalidInputError:
     close = difflib.get_close_matches(name, names, 1)
     hint = f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(names) or 'none'})"
-    return InvalidInputError(f"{endpoint.name}() has no argument {name!r}{hint}", parameter=name)
+    return InvalidInputError(f"{function}() has no argument {name!r}{hint}", parameter=name)

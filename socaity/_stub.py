@@ -27,8 +27,10 @@ _IN_USE = frozenset(
         "File",
         "IO",
         "Input",
+        "Inputs",
         "Iterable",
         "Job",
+        "JobGroup",
         "JobReference",
         "Literal",
         "Mapping",
@@ -112,7 +114,7 @@ def _names_in(source: str) -> set[str]:
 
 
 def _imports(uses: set[str]) -> str:
-    abc = sorted(uses & {"Iterable", "Mapping", "Sequence"})
+    abc = sorted(uses & {"Iterable", "Mapping"} | ({"Sequence"} if "Inputs" in uses else set()))
     typing = uses & {"Any", "Literal"}
     runs = []
     if "File" in uses:
@@ -132,7 +134,7 @@ def _imports(uses: set[str]) -> str:
         runs.append(f"from typing import {', '.join(order)}")
     ours = ["import socaity"]
     if "Input" in uses:
-        ours.append("from socaity import Job, JobReference")
+        ours.append(f"from socaity import Job, {'JobGroup, ' if 'Inputs' in uses else ''}JobReference")
     if "TypedDict" in uses:
         # pydantic, which checks the results, wants this one on Python 3.11
         shown = ["NotRequired", "TypedDict"] if "NotRequired" in uses else ["TypedDict"]
@@ -149,6 +151,11 @@ def _aliases(uses: set[str]) -> Iterator[str]:
         yield (
             "Input: TypeAlias = _T | Job[_T] | JobReference\n"
             '"""An argument: a value, or the job that will give it."""'
+        )
+    if "Inputs" in uses:
+        yield (
+            "Inputs: TypeAlias = Sequence[Input[_T]] | JobGroup[_T]\n"
+            '"""A list as an argument: of values and jobs, or the group of all its jobs."""'
         )
     if "File" in uses:
         yield (

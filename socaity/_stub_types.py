@@ -21,8 +21,9 @@ from .protocol.schemas import MAX_DEPTH, SchemaWalk
 
 __all__ = ["StubTypes"]
 
-Side = Literal["argument", "value"]
-"""An argument may be given in more forms than a value has, and as a job that has not ended."""
+Side = Literal["argument", "value", "either"]
+"""An argument may be given in more forms than a value has, and as a job that has not ended. What stands in a class may be in
+both."""
 
 _SCALARS = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}
 _NOISE = ("title", "description", "examples", "deprecated", "required")
@@ -184,7 +185,11 @@ class StubTypes:
 
     def _media(self, kind: Any, side: Side) -> str:
         if kind == "bytes":
-            return "bytes" if side == "value" else self._use("File", "File")
+            return self._use("File", "File") if side == "argument" else "bytes"
+        if kind == "file" and side == "argument":
+            return self._use("File", "File | str | socaity.Media")
+        if kind == "file" and side == "value":
+            return "socaity.Media"
         # a picture, sound or table: which class it is depends on what is installed where it is used
         return self._use("Any", "Any")
 
@@ -214,14 +219,13 @@ class StubTypes:
     def _list(self, schema: Mapping[str, Any], place: _Place) -> str:
         firsts = schema.get("prefixItems")
         if isinstance(firsts, list) and firsts and len(firsts) == schema.get("maxItems"):
-            inner = [self._type(one, place.inside(side="value")) for one in firsts[:_MAX_OPTIONS]]
+            parts = place.inside(side="value" if place.side == "value" else "either")
+            inner = [self._type(one, parts) for one in firsts[:_MAX_OPTIONS]]
             return f"tuple[{', '.join(inner)}]"
         item = self._type(schema.get("items") or None, place.inside())
-        if place.side == "value":
+        if place.side != "argument":
             return f"list[{item}]"
-        if item != "Any":
-            item = self._use("Input", f"Input[{item}]")
-        return self._use("Sequence", f"Sequence[{item}]")
+        return self._use("Inputs", f"Inputs[{item}]")
 
     def _object(self, schema: Mapping[str, Any], place: _Place) -> str:
         rest = schema.get("additionalProperties")
@@ -229,7 +233,7 @@ class StubTypes:
             return self._record(schema, place.hint, place)
         inner = None if properties(schema) or rest is True else rest
         item = self._type(inner or None, place.inside())
-        if place.side == "value":
+        if place.side != "argument":
             return f"dict[str, {item}]"
         if item != "Any":
             item = self._use("Input", f"Input[{item}]")
@@ -267,7 +271,7 @@ class StubTypes:
         record = _Record(self._names.give(wanted, "Record"), required)
         known.append(record)
         self.class_names.append(record.name)
-        inside = place.inside(side="value")
+        inside = place.inside(side="either")
         fields = [
             (name, self._type(part, inside.inside(hint=f"{record.name} {name}")), name in required)
             for name, part in properties(schema).items()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from socaity.cli import command_names
+from socaity.cli.commands import command_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -6,9 +6,11 @@ import argparse
 import importlib
 import logging
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 from socaity.exceptions import ConfigurationError
 
@@ -174,19 +176,7 @@ def _load(options: argparse.Namespace) -> SocaityRouter:
         )
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as exc:
-        if exc.name is None or not (module_name == exc.name or module_name.startswith(f"{exc.name}.")):
-            raise  # the module is there, and something that it needs is not
-        hint = (
-            f" Did you mean {module_name.removesuffix('.py')}:{attribute}?"
-            if module_name.endswith(".py")
-            else ""
-        )
-        raise ConfigurationError(
-            f"There is no module {module_name!r} (looked in {Path.cwd()} and sys.path).{hint}"
-        ) from exc
+    module = _import(module_name, attribute)
     found = getattr(module, attribute, None)
     if not isinstance(found, SocaityRouter):
         routers = [name for name, value in vars(module).items() if isinstance(value, SocaityRouter)]
@@ -194,3 +184,28 @@ def _load(options: argparse.Namespace) -> SocaityRouter:
         what = "is not a SocaityRouter" if found is not None else "does not exist"
         raise ConfigurationError(f"{target!r} {what}{known}.")
     return found
+
+
+def _import(name: str, attribute: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ConfigurationError:  # it says itself what is wrong
+        raise
+    except Exception as exc:
+        if isinstance(exc, ModuleNotFoundError) and f"{name}.".startswith(f"{exc.name}."):
+            hint = f" Did you mean {name.removesuffix('.py')}:{attribute}?" if name.endswith(".py") else ""
+            raise ConfigurationError(
+                f"There is no module {name!r} (looked in {Path.cwd()} and sys.path).{hint}"
+            ) from exc
+        trace = exc.__traceback__
+        while trace is not None and _is_of_import(trace.tb_frame.f_code.co_filename):
+            trace = trace.tb_next
+        traceback.print_exception(exc.with_traceback(trace))
+        raise ConfigurationError(
+            f"The module {name!r} could not be imported; the lines above say where it ended."
+        ) from exc
+
+
+def _is_of_import(file: str) -> bool:
+    """Whether a line of a traceback is on the way to the module, and not in it."""
+    return file in (__file__, importlib.__file__) or file.startswith("<frozen importlib")

@@ -36,7 +36,8 @@ def read_arguments(words: Sequence[str], endpoint: EndpointDescription) -> dict[
     """The arguments that the words give: `key=value`, `key=@FILE`, `key=@-`, and `@FILE` for a JSON object of many.
 
     A text parameter takes the text as it is, bytes and files take `@FILE`, everything else is JSON. A list may be given
-    as one JSON value or by the same key several times. `key=@@text` is a text that begins with `@`. Raises UsageError.
+    as one JSON value, or item by item, by the same key once or several times. `key=@@text` is a text that begins with `@`.
+    Raises UsageError.
     """
     source = _Source()
     arguments: dict[str, Any] = {}
@@ -111,11 +112,19 @@ def _read_texts(
     if kinds == {"string", "tensor"}:
         item = {"string"}
     is_file = texts[0].startswith("@") and bool(item & {"media", "bytes"})
-    if len(texts) == 1 and not is_file:
+    is_item = _is_one_item(texts[0], kinds, item)
+    if len(texts) == 1 and not is_file and not is_item:
         return _read(key, texts[0], kinds, source)
     if not item:
         raise UsageError(f"{key} is given {len(texts)} times, and takes one value")
     return [_read(key, text, item, source) for text in texts]
+
+
+def _is_one_item(text: str, kinds: set[str], item: set[str]) -> bool:
+    """Whether a text for a list is its only item: a program that gives the items one by one may have just one."""
+    if not item or kinds - {"array", "null"} or "array" in item:
+        return False
+    return text.startswith("@@") or (not text.startswith(("[", "@")) and text != "null")
 
 
 def _read(key: str, text: str, kinds: set[str], source: _Source) -> Any:

@@ -19,7 +19,7 @@ from typing import Any
 from ..exceptions import SocaityError
 from ..protocol.description import EndpointDescription, ParameterDescription
 from ..protocol.schemas import SchemaWalk
-from . import OWN, command_names
+from .commands import OWN, command_names
 
 __all__ = ["candidates", "run"]
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 
 from .._endpoint import Endpoint
-from .._signature import annotation_of
+from .._signature import plain_signature
 from ..exceptions import NotFoundError
-from ..protocol.description import EndpointDescription, ParameterDescription
 from .options import UsageError, make_parser, open_service
+from .parameters import parameter_lines
 from .terminal import harmless
 
 __all__ = ["run"]
-
-_QUOTED = re.compile(r"(?<=: |> )'([^']*)'")
-"""Types that are known by name only."""
 
 
 def run(argv: list[str]) -> int:
@@ -61,8 +57,7 @@ def _line(endpoint: Endpoint) -> str:
 
 
 def _head(endpoint: Endpoint) -> str:
-    signature = _QUOTED.sub(r"\1", str(endpoint.__signature__))
-    return f"{endpoint.name}{signature}{' (stream)' if endpoint.description.streaming else ''}"
+    return f"{endpoint.name}{plain_signature(endpoint.__signature__)}{' (stream)' if endpoint.description.streaming else ''}"
 
 
 def _whole(endpoint: Endpoint) -> str:
@@ -72,15 +67,5 @@ def _whole(endpoint: Endpoint) -> str:
     if endpoint.description.parameters:
         lines.append("")
     for one in endpoint.description.parameters:
-        lines.append(f"  {_parameter(one, endpoint.description)}")
-        if one.description:
-            lines.append(f"      {' '.join(one.description.split())}")
+        lines += [f"  {line}" for line in parameter_lines(one, endpoint.description)]
     return "\n".join(map(harmless, lines))
-
-
-def _parameter(one: ParameterDescription, endpoint: EndpointDescription) -> str:
-    if one.variadic:
-        return f"**{one.name}: any other"
-    kind = annotation_of(one, endpoint)
-    name = kind.__name__ if type(kind) is type else str(kind).replace("typing.", "")
-    return f"{one.name}: {name}" + ("" if one.required else f" = {one.default!r}")

@@ -13,7 +13,7 @@ from typing import Any
 from .._portal import portal
 from .._service import Service
 from .._text_width import cut, padded, width_of
-from ..exceptions import ConfigurationError, SocaityError
+from ..exceptions import ConfigurationError, NotFoundError, SocaityError
 from ..protocol.events import JobStatus
 from .options import UsageError, make_parser, open_service, shown, url_of
 from .output import Output
@@ -94,6 +94,10 @@ def _list(options: argparse.Namespace, url: str) -> int:
         jobs = portal.spawn(ask()).result(_DEADLINE)
     except NotImplementedError as exc:
         raise ConfigurationError(str(exc)) from exc
+    except NotFoundError as exc:
+        if exc.code == "endpoint_not_found":  # what --endpoint names
+            raise UsageError(str(exc)) from exc
+        raise
     if options.json:
         sys.stdout.write(json.dumps(jobs, ensure_ascii=False) + "\n")
     elif jobs:

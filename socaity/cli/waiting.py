@@ -11,7 +11,7 @@ from typing import Any
 
 from .._display import tell
 from .._job import Job
-from ..exceptions import SocaityError
+from ..exceptions import InvalidInputError, SocaityError
 from .options import UsageError, shown
 from .output import Output, OutputError
 from .terminal import complain
@@ -49,7 +49,8 @@ def follow(job: Job[Any], output: Output, *, name: str, url: str, keeps: bool) -
         with contextlib.suppress(OutputError):
             output.drop()
         complain(name, exc)
-        return _FAILED
+        # what the service has refused was written wrongly, as what was refused here
+        return _USAGE if isinstance(exc, InvalidInputError) else _FAILED
     except (UsageError, OutputError) as exc:
         with contextlib.suppress(OutputError):
             output.drop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -164,6 +165,8 @@ def test_service_that_is_not_there_is_exit_code_1() -> None:
         (["total", "values=[1"], "a list as JSON"),
         (["total", "values=[1]", "exact=True"], "did you mean exact=true?"),
         (["double", "x=@/dev/null"], "is not JSON"),
+        (["total", "values=many"], "values='many': expected a number"),
+        (["list", "a=many"], "Parameter 'a'"),
     ],
 )
 def test_wrong_usage_is_exit_code_2_and_says_what_to_write(url: str, words: list[str], message: str) -> None:
@@ -182,6 +185,7 @@ def test_wrong_usage_is_exit_code_2_and_says_what_to_write(url: str, words: list
         (["endpoints", "gopher://there"], "gopher"),
         (["endpoints", "http://h", "--header", "x"], "NAME: VALUE"),
         (["completion", "tcsh"], "tcsh"),
+        (["call", "http://127.0.0.1:99999", "paint"], "is no URL"),
         (
             ["jobs", "--url", "oip+http://me:secret@h:1"],
             "oip+http://h:1: a server of the Open Inference Protocol keeps no",
@@ -209,6 +213,30 @@ def test_endpoints_lists_signatures_and_tells_all_about_one(url: str) -> None:
     described = json.loads(run("endpoints", url, "paint", "--json").stdout)
     assert [one["name"] for one in described["parameters"]] == ["text", "steps", "style", "size"]
     assert "paint" in {one["name"] for one in json.loads(run("endpoints", url, "--json").stdout)}
+
+
+def test_endpoints_tells_limits_and_the_keys_of_objects(url: str) -> None:
+    paint = run("endpoints", url, "paint").stdout.decode()
+    assert "\n  style: Optional[dict] = None\n" in paint
+    assert "\n      name: Literal['oil', 'ink'] = 'oil'\n      tags: list[str] = []\n" in paint
+    tree = run("endpoints", url, "tree").stdout.decode()
+    assert tree.endswith("\n  node: dict\n      value: int\n      children: list[dict] = []\n")  # once
+    odd = run("endpoints", url, "odd").stdout.decode()
+    assert "\n      class: str\n      how-many: int\n" in odd
+
+
+def test_help_says_what_the_commands_do() -> None:
+    ran = run("--help")
+    assert ran.returncode == 0
+    for name, what in (("call", "call an endpoint"), ("serve", "serve a folder of models"), ("top", "live")):
+        assert re.search(rf"^  {name} +.*{what}", ran.stdout.decode(), re.MULTILINE)
+    assert said(run()) == (2, ran.stdout.decode())
+
+
+def test_jobs_of_an_endpoint_that_is_not_there_are_wrong_usage(url: str) -> None:
+    ran = run("jobs", "--url", url, "--endpoint", "pain")
+    assert said(ran) == (2, "")
+    assert b"paint" in ran.stderr
 
 
 def test_jobs_are_listed_waited_for_and_stopped(url: str) -> None:

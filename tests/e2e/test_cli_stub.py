@@ -17,7 +17,7 @@ SOCAITY = [sys.executable, "-m", "socaity.cli"]
 USE = """
 from typing import assert_type
 
-from socaity import Job, gather
+from socaity import Job, JobGroup, gather
 
 import models
 from models import Box, Node, Odd, Style
@@ -39,6 +39,10 @@ print(models.raw(size=2).result(), models.predict(b"abc").result())
 print(models.double([3.0, 4.0]).result().tolist())
 print(models.paint(models.paint("a pipeline")).result())
 print(models.list_(a=1, b=models.odd(odd)).result())
+counts = models.odd.map([odd, odd])
+assert_type(counts, JobGroup[int])
+print(models.total(counts).result()["total"], models.total(gather(models.odd(odd), counts)).result()["total"])
+print(models.total([1, models.odd(odd)]).result()["total"])
 print(gather(*(models.odd(odd) for _ in range(2))).result(), models.paint.map(["a", "b"], steps=1).result())
 """
 SAID = """\
@@ -52,6 +56,8 @@ b'\\x00\\x01' {'bytes': 3, 'head': '616263', 'top': 1}
 [6.0, 8.0]
 a pipeline 4 small None 4 small None
 {'a': 1, 'b': 3}
+6.0 9.0
+4.0
 [3, 3] ['a 1 small None', 'b 1 small None']
 """
 
@@ -103,11 +109,13 @@ def test_module_passes_pyright_strict(folder: Path) -> None:
 def test_wrong_call_is_found_by_mypy(folder: Path) -> None:
     (folder / "wrong.py").write_text(
         "import models\nmodels.paint(5, step=1)\nmodels.paint('a', size='huge')\n"
+        "models.total(models.paint.map(['a']))\n"
     )
     said = run("-m", "mypy", "--config-file=", "wrong.py", folder=folder, code=1).stdout
     (folder / "wrong.py").unlink()
     assert 'Unexpected keyword argument "step"' in said
     assert 'incompatible type "int"' in said
+    assert 'incompatible type "JobGroup[str]"' in said
     assert "incompatible type \"Literal['huge']\"" in said or 'incompatible type "str"' in said
 
 

@@ -68,6 +68,33 @@ def test_list_may_be_given_by_one_key_several_times() -> None:
         read(STRING, "a", "b")
 
 
+@pytest.mark.parametrize(
+    ("items", "text", "expected"),
+    [
+        ({"type": "number"}, "1", [1]),
+        (STRING, "red", ["red"]),
+        (STRING, "1", ["1"]),
+        (STRING, "@@home", ["@home"]),
+        (STRING, '["red"]', ["red"]),
+        ({"type": "object"}, '{"a": 1}', [{"a": 1}]),
+        ({"type": "array", "items": STRING}, '[["a"]]', [["a"]]),
+    ],
+)
+def test_list_of_one_is_written_as_one_of_many(items: dict[str, Any], text: str, expected: list[Any]) -> None:
+    assert read({"type": "array", "items": items}, text) == expected
+
+
+def test_list_that_may_be_none_or_a_text_is_read_as_it_was() -> None:
+    optional = {"anyOf": [{"type": "array", "items": STRING}, {"type": "null"}]}
+    assert read(optional, "null") is None
+    assert read(optional, "red") == ["red"]
+    assert read({"anyOf": [{"type": "array", "items": STRING}, STRING]}, "red") == "red"
+    with pytest.raises(UsageError, match="a list as JSON"):
+        read({"type": "array", "items": {"type": "number"}}, "[1")
+    with pytest.raises(UsageError, match="expected a number"):
+        read({"type": "array", "items": {"type": "number"}}, "x")
+
+
 ONE_TEXT = TensorDescription(dtype="object", shape=[])
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
 import anyio
@@ -80,12 +82,86 @@ def foreign_port() -> Iterator[int]:
         ("", {}, "is no URL"),
         (5, {}, "takes a URL, a SocaityRouter or an ASGI app, not int"),
         ("http://x", {"transport": 5}, "must be a name or a Transport, not int"),
-        ("http://x", {"timeout": 0}, "more than 0 seconds"),
+        ("http://", {}, "it needs a host"),
+        ("http://me:secret@127.0.0.1:99999/x", {}, "^'http://127.0.0.1:99999/x' is no URL: it needs a host, and a port"),
+        ("oip+grpc://h:0", {}, "a port, if it has one, from 1 to 65535"),
+        ("ws://[::1", {}, "is no URL"),
+        (HeldTransport, {}, "not the class HeldTransport; connect to an object of it"),
+        (lambda: 1, {}, r"not <lambda>\(\), which cannot be called with \(scope, receive, send\)"),
     ],
 )  # fmt: skip
 def test_a_wrong_target_is_refused_at_once(target: Any, options: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
         socaity.connect(target, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"timeout": 0}, "timeout must be a number of more than 0 seconds, not int 0"),
+        ({"timeout": "3"}, "timeout must be a number of more than 0 seconds, not str '3'"),
+        ({"timeout": float("nan")}, "timeout must be a number of more than 0 seconds, not float nan"),
+        ({"timeout": True}, "timeout must be a number"),
+        ({"headers": "x"}, "headers must map names to values, like .*, not str"),
+        ({"headers": [("a", "b")]}, "headers must map names to values, like .*, not list"),
+        ({"headers": {"X-Team": 5}}, "the value of the header 'X-Team' must be text, not int"),
+        ({"headers": {5: "a"}}, "5 is no name of a header"),
+        ({"retry": "x"}, "retry must be a RetryPolicy or a number of attempts from 1 on .*, not str 'x'"),
+        ({"retry": 0}, r"number of attempts from 1 on \(1: never again\), not int 0"),
+        ({"retry": -1}, "number of attempts from 1 on .*, not int -1"),
+        ({"retry": True}, "number of attempts from 1 on .*, not bool True"),
+        ({"progress": "off"}, "progress must be True or False, not str 'off'"),
+    ],
+)
+def test_an_option_that_cannot_be_meant_is_named_at_once(options: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        socaity.connect("any://x", transport=HeldTransport(), **options)
+
+
+def test_options_as_they_may_be_meant() -> None:
+    for options in (
+        {"timeout": 1},
+        {"timeout": float("inf")},
+        {"retry": 1},
+        {"progress": 0},
+        {"headers": {}},
+    ):
+        assert isinstance(socaity.connect("any://x", transport=HeldTransport(), **options), socaity.Service)
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+
+class App:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+
+def test_what_is_called_as_an_app_is_one() -> None:
+    for one in (app, App(), functools.partial(app), SimpleNamespace(app=App())):
+        assert repr(socaity.connect(one)) == "<Service inprocess: (not asked yet)>"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "why"),
+    [
+        ({"attempts": 0}, "attempts must be a whole number from 1 on, got 0"),
+        ({"attempts": 2.5}, "attempts must be a whole number"),
+        ({"base_delay": -1}, "base_delay must be a number of seconds from 0 on, got -1"),
+        ({"max_delay": "1"}, "max_delay must be a number of seconds from 0 on, got '1'"),
+        ({"max_time": float("nan")}, "max_time must be a number of seconds"),
+    ],
+)
+def test_a_retry_policy_with_numbers_that_cannot_be_meant_is_refused(numbers: Any, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        socaity.RetryPolicy(**numbers)
+
+
+@pytest.mark.parametrize("options", [{"priority": "x"}, {"priority": 1.5}, {"timeout": "3"}, {"timeout": 0}])
+def test_options_of_a_call_are_checked_by_their_name(options: Any) -> None:
+    service, _ = held(endpoint("draw", direct=True))
+    with pytest.raises(ConfigurationError, match=f"{next(iter(options))} must be"):
+        service.draw.with_options(**options)
+    service.close()
 
 
 def test_open_transport_finds_by_scheme() -> None:

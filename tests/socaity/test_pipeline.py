@@ -755,4 +755,12 @@ def test_what_is_no_job_is_refused_at_once_with_the_right_form() -> None:
     for wrong in (job, 1, [1]):
         with pytest.raises(TypeError, match="as_completed takes"):
             socaity.as_completed(wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"not a part of one, <.*\['a'\]>; give the job itself"):
+        socaity.gather(job["a"], job)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"as_completed takes jobs, not a part of one"):
+        socaity.as_completed([job["a"]])  # type: ignore[list-item]
+    with pytest.raises(
+        TypeError, match=r"takes one list of jobs, or a group: as_completed\(\[job, another\]\)"
+    ):
+        socaity.as_completed(job, job)  # type: ignore[arg-type]
     service.close()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import pathlib
 from collections.abc import AsyncIterator, Iterable, Iterator
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 import socaity
-from socaity import InvalidInputError, JobFailed, NotFoundError
+from socaity import ConfigurationError, InvalidInputError, JobFailed, Media, NotFoundError
 from socaity.protocol.description import ParameterDescription
 from socaity.testing import ScriptedTransport, number_events
 
@@ -218,3 +221,58 @@ def test_options_that_the_live_endpoint_does_not_take_fail_the_call() -> None:
     with pytest.raises(socaity.exceptions.ConfigurationError, match=r"job\.result"):
         hasty("a")
     plain.endpoint.service.close()
+
+
+def test_a_wrong_name_is_named_and_the_nearest_too() -> None:
+    @remote(wire())
+    def draw(text: str, steps: int = 4) -> int: ...
+
+    with pytest.raises(
+        InvalidInputError, match=r"^draw\(\) has no argument 'stepps'; did you mean 'steps'\?$"
+    ) as caught:
+        draw(stepps=3)
+    assert caught.value.parameter == "stepps"
+    with pytest.raises(
+        InvalidInputError, match=r"^draw\(text: str, steps: int = 4\) -> int: missing a required"
+    ):
+        draw()
+    draw.endpoint.service.close()
+
+
+def test_a_remote_function_shows_its_signature() -> None:
+    @socaity.remote("memory://test", transport=HeldTransport)
+    def draw(text: str, style: str = "a: 'b'") -> Cat: ...
+
+    assert repr(draw) == """<RemoteFunction draw(text: str, style: str = "a: 'b'") -> Cat>"""
+
+
+def test_a_path_as_the_result_is_refused_where_it_is_written() -> None:
+    service = socaity.remote("memory://test", transport=HeldTransport)
+
+    def one(text: str) -> pathlib.Path: ...
+
+    def many(text: str) -> list[pathlib.Path | None]: ...
+
+    for function in (one, many):
+        with pytest.raises(ConfigurationError, match=r"write `-> socaity\.Media`"):
+            service(function)
+
+    @service
+    def pure(text: str) -> pathlib.PurePosixPath: ...
+
+
+def test_a_file_comes_as_media_whatever_is_in_it() -> None:
+    png = BytesIO()
+    Image.new("RGB", (2, 2)).save(png, "png")
+    files = [
+        {"$media": "text/plain", "data": b"abc", "name": "a.txt"},
+        {"$media": "image/png", "data": png.getvalue()},
+    ]
+
+    @remote(wire(("result", files)), endpoint="draw")
+    def store(text: str) -> list[Media]: ...
+
+    text, picture = store("abc").result(DEADLINE)
+    assert (text.data, text.media_type, text.name) == (b"abc", "text/plain", "a.txt")
+    assert (picture.data, picture.media_type, picture.name) == (png.getvalue(), "image/png", None)
+    store.endpoint.service.close()

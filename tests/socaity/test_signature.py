@@ -15,6 +15,7 @@ from socaity.protocol.description import EndpointDescription, ParameterDescripti
 TEXT, NUMBER = {"type": "string"}, {"type": "integer"}
 ARRAY: dict[str, Any] = {"type": "array", "items": {}}
 NAMED = {"type": "object", "additionalProperties": ARRAY}
+FILE = {"type": "string", "x-media": "file"}
 TENSOR = ParameterDescription(name="x", tensor=TensorDescription())
 
 
@@ -76,6 +77,7 @@ def bind(description: EndpointDescription, *args: Any, **kwargs: Any) -> dict[st
         (describe(TENSOR, batched=True), "(x: 'Array[any]')"),
         (describe(TENSOR, returns=ARRAY), "(x: 'Array[any]') -> list"),
         (describe(parameter("a", TEXT), direct=True, returns=ARRAY), "(a: str) -> list"),
+        (describe(parameter("f", FILE), returns=FILE), "(f: 'pathlib.Path') -> 'socaity.Media'"),
     ],
 )
 def test_the_signature_says_what_can_be_given(description: EndpointDescription, text: str) -> None:
@@ -165,3 +167,12 @@ def test_the_signature_is_a_real_one() -> None:
     assert signature.bind("a", steps=3).arguments == {"text": "a", "steps": 3}
     assert signature.parameters["steps"].default == 4
     assert isinstance(signature, inspect.Signature)
+
+
+def test_what_contains_itself_is_said_to() -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(
+        InvalidInputError, match=r"^draw\(text=…\): it contains itself, or is nested too deep"
+    ):
+        bind(describe(parameter("text")), endless)

@@ -35,6 +35,7 @@ from .doubles import DEADLINE
 
 URL = "http://127.0.0.1:8000"
 STRING = {"type": "string"}
+FILE = {"type": "string", "x-media": "file"}
 
 
 def described(*endpoints: EndpointDescription, title: str = "test") -> ServiceDescription:
@@ -82,8 +83,14 @@ def returned(schema: dict[str, Any], **more: Any) -> str:
         ({"enum": [[1]]}, "Any"),
         ({"enum": [1, -(2**70)]}, "Input[int]"),
         ({"type": "object", "properties": {"": STRING}}, "Input[Mapping[str, Any]]"),
-        ({"type": "array", "items": STRING}, "Input[Sequence[Input[str]]]"),
-        ({"type": "array"}, "Input[Sequence[Any]]"),
+        ({"type": "array", "items": STRING}, "Input[Inputs[str]]"),
+        ({"type": "array", "items": {"type": "array", "items": STRING}}, "Input[Inputs[Inputs[str]]]"),
+        ({"type": "array"}, "Input[Inputs[Any]]"),
+        (FILE, "Input[File | str | socaity.Media]"),
+        (
+            {"type": "array", "prefixItems": [FILE, STRING], "minItems": 2, "maxItems": 2},
+            "Input[tuple[Any, str]]",
+        ),
         (
             {"type": "array", "prefixItems": [STRING, {"type": "integer"}], "minItems": 2, "maxItems": 2},
             "Input[tuple[str, int]]",
@@ -111,6 +118,8 @@ def test_parameter_has_the_type_of_its_schema(schema: dict[str, Any], expected: 
         ({"type": "array", "items": {"type": "integer"}}, "list[int]"),
         ({"type": "object", "additionalProperties": {"type": "number"}}, "dict[str, float]"),
         ({"type": "string", "format": "binary"}, "bytes"),
+        (FILE, "socaity.Media"),
+        ({"type": "array", "items": FILE}, "list[socaity.Media]"),
         ({"enum": ["a"]}, "Literal['a']"),
     ],
 )
@@ -129,8 +138,8 @@ def test_result_has_the_type_of_its_schema(schema: dict[str, Any], expected: str
         ({"enum": ["a", "b"]}, "b", "Input[Literal['a', 'b']]='b'"),
         ({"enum": ["a", "b"]}, "c", "Input[Literal['a', 'b']] | None=None"),
         ({"type": ["string", "null"]}, None, "Input[str | None]=None"),
-        ({"type": "array", "items": STRING}, ["a"], "Input[Sequence[Input[str]]]=('a',)"),
-        ({"type": "array", "items": STRING}, [1], "Input[Sequence[Input[str]]] | None=None"),
+        ({"type": "array", "items": STRING}, ["a"], "Input[Inputs[str]]=('a',)"),
+        ({"type": "array", "items": STRING}, [1], "Input[Inputs[str]] | None=None"),
         ({"type": "object"}, {}, "Input[Mapping[str, Any]]={}"),
         ({"type": "object"}, {"a": 1}, "Input[Mapping[str, Any]] | None=None"),
         ({"type": "string", "format": "binary"}, "aGk=", "Input[File] | None=None"),

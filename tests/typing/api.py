@@ -146,6 +146,10 @@ def groups(service: Service, typed: list[Job[str]]) -> None:
         assert_type(job, Job[str])
 
 
+def as_numbers(group: JobGroup[int]) -> JobGroup[float]:
+    return group
+
+
 async def waiting(typed: Job[str], group: JobGroup[str]) -> None:
     assert_type(await typed, str)
     assert_type(await group, list[str])
