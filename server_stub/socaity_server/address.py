@@ -41,12 +41,19 @@ def check_address(host: str, port: int, *, option: str = "--port, or FASTAPI_POR
 
 def is_loopback(host: str) -> bool:
     """Whether only programs of this machine reach what is served there."""
-    if host == "localhost" or host.endswith(".localhost"):
+    name = host.lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
         return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name, which may lead anywhere
+    try:  # what is listened on: 127.1 is an address as well, and a name may lead anywhere
+        places = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
         return False
+    return all(_is_own(place[4][0]) for place in places)
+
+
+def _is_own(text: str | int) -> bool:
+    address = ipaddress.ip_address(text)
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _why(exc: OSError, option: str) -> str:

@@ -27,6 +27,7 @@ from .frontends.hosts import AllowedHosts
 from .frontends.http import SocaityApp
 from .frontends.quick import quick_protocol
 from .jobs.memory import MemoryJobBackend
+from .listening import ListeningServer
 from .loading import LoadedModel, load_model
 from .model_config import ModelConfig
 from .models import model_route
@@ -368,13 +369,14 @@ class SocaityRouter:
         """The uvicorn server that `start` runs, for those who run it themselves; with `grpc_port` also the one of gRPC, which
         lives as long."""
         tls = TLSFiles.of(tls_cert, tls_key)
-        if self.dataplane.guard is None and is_loopback(host):
-            self.app.hosts = AllowedHosts({host.lower(), socket.gethostname().lower(), *self._allowed_hosts})
-        is_quick = type(self.app) is SocaityApp
-        protocol = (
-            quick_protocol(self.app.quick, hosts=self.app.hosts, max_connections=self._max_connections)
-            if is_quick
-            else "auto"
+        guard = self.dataplane.guard
+        if (guard is None or guard.lets_anonymous_in) and is_loopback(host):
+            self.app.hosts = AllowedHosts([host, socket.gethostname(), *self._allowed_hosts])
+        protocol = quick_protocol(
+            # an application that somebody has wrapped must see every request
+            self.app.quick if type(self.app) is SocaityApp else {},
+            hosts=self.app.hosts,
+            max_connections=self._max_connections,
         )
         config = uvicorn.Config(
             self.app,
@@ -384,7 +386,6 @@ class SocaityRouter:
             access_log=False,
             server_header=False,
             proxy_headers=trusts_proxy(),
-            # an application that somebody has wrapped must see every request
             http=protocol,
             limit_concurrency=self._max_connections if protocol == "auto" else None,
             ssl_context_factory=None if tls is None else tls.context,
@@ -456,7 +457,7 @@ def _calm_garbage_collector() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-class _Server(uvicorn.Server):
+class _Server(ListeningServer):
     def __init__(
         self,
         config: uvicorn.Config,

@@ -325,6 +325,23 @@ def test_anonymous_callers_are_let_in_where_that_is_wanted() -> None:
                 pass
 
 
+@pytest.mark.parametrize("text", ["²", "9" * 5000, "٣", "-1", "1e3", ""])
+def test_what_is_no_number_is_the_callers_mistake(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    with serve(make_router(False)) as url:
+        job = httpx.post(f"{url}/greet", json={"name": "you"}).json()["id"]
+        for path, query, headers in (
+            ("/jobs", {"limit": text}, {}),
+            (f"/jobs/{job}/events", {"after": text}, {}),
+            (f"/jobs/{job}/events", {}, {b"Last-Event-ID": text.encode("latin-1", "replace")}),
+        ):
+            if not text and path != "/jobs":
+                continue  # nothing was said
+            answer = httpx.get(url + path, params=query, headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+            assert len(answer.text) < 300
+    assert "Traceback" not in caplog.text
+
+
 def test_without_authentication_everything_is_open() -> None:
     with serve(make_router(False)) as url:
         assert httpx.post(f"{url}/double", json={"x": [1.0]}).json() == [2.0]

@@ -149,6 +149,30 @@ def test_names_do_not_matter_where_callers_are_identified() -> None:
         assert ask(url, "models.example.com", **{"X-API-Key": "a-key-of-the-tests-0001"})[0] == 200
 
 
+def test_other_names_call_nothing_where_nobody_has_to_say_who_they_are() -> None:
+    key = "a-key-of-the-tests-0001"
+    with serve(make_router(auth=Auth(api_keys={"p": key}, anonymous=True))) as url:
+        for path, body in (
+            ("/jobs", None),
+            ("/add", '{"a": 1, "b": 2}'),
+            ("/predict/scale", '{"x": [1, 2]}'),
+        ):
+            for headers in ({}, {"Origin": "http://evil.example", "Sec-Fetch-Site": "same-origin"}):
+                status, text = ask(url, "evil.example", path, body=body, **headers)
+                assert (status, json.loads(text)["code"]) == (403, "unknown_host")
+                assert "AUTH_ANONYMOUS" in text
+            assert ask(url, "localhost", path, body=body)[0] == 200
+
+
+@pytest.mark.parametrize("host", ["LOCALHOST", "127.1", "127.0.0.1"])
+def test_other_names_are_refused_however_the_loopback_is_written(host: str) -> None:
+    router = make_router()
+    router.server(host, port=0)
+    assert router.app.hosts is not None
+    assert router.app.hosts.refused([(b"host", b"evil.example")]) == "evil.example"
+    assert router.app.hosts.refused([(b"host", host.encode() + b":8000")]) is None
+
+
 def test_browser_whose_page_has_been_rebound_reads_nothing(url: str) -> None:
     place = url.replace("127.0.0.1", "rebound.example")
     with Browser("--host-resolver-rules=MAP rebound.example 127.0.0.1") as browser, browser.open() as page:

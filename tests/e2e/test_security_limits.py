@@ -9,17 +9,22 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from starlette.requests import Request
 
 import socaity
-from socaity_server import Auth, SocaityRouter
+from socaity_server import Auth, SocaityRouter, listening
 from socaity_server.address import is_loopback
-from socaity_server.frontends import login, quick
+from socaity_server.frontends import http_connection, login
+from socaity_server.runtimes.base import Runtime, TensorSpec
 from tests.e2e.servers import ServerProcess
 from tests.server.auth.peers import Peer
 from tests.server.conftest import serve
@@ -104,7 +109,7 @@ def test_requests_that_wait_for_each_other_have_an_end(
 ) -> None:
     """Each of them takes memory, before anybody knows who asks."""
     if most is not None:
-        monkeypatch.setattr(quick, "_MOST_PIPELINED", most)
+        monkeypatch.setattr(http_connection, "_MOST_PIPELINED", most)
     one = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     last = one.replace(b"Host", b"Connection: close\r\nHost")
     with (
@@ -140,7 +145,7 @@ def test_fields_behind_a_body_are_no_headers() -> None:
 
 
 def test_refused_body_does_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quick, "_LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(http_connection, "_LINGER_SECONDS", 0.0)
     with serve(SocaityRouter(auth=Auth(api_keys={"p": KEY}), grace=1.0)) as url, opened(url) as connection:
         connection.sendall(b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999999\r\n\r\n")
         assert connection.recv(12) == b"HTTP/1.1 401"
@@ -149,11 +154,58 @@ def test_refused_body_does_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("is_form", [True, False])
 def test_body_that_stops_is_not_waited_for(is_form: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(*((login, "_FORM_SECONDS", 0.1) if is_form else (quick, "_BODY_SECONDS", 0.1)))
+    monkeypatch.setattr(
+        *((login, "_FORM_SECONDS", 0.1) if is_form else (http_connection, "_BODY_SECONDS", 0.1))
+    )
     with serve(SocaityRouter(auth=Auth(api_keys={"p": KEY}), grace=1.0)) as url, opened(url) as connection:
         connection.sendall(b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\ntoken")
         answer = connection.makefile("rb").readline()  # b"": closed
         assert answer == (b"HTTP/1.1 408 Request Timeout\r\n" if is_form else b"")
+
+
+class Unfolder(Runtime):
+    """Answers a number with millions of them."""
+
+    name = "unfolder 1"
+    inputs = (TensorSpec("x", "float32", (None, 1)),)
+    outputs = (TensorSpec("y", "float32", (None, 4_000_000)),)
+    batched = True
+
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        return {"y": np.repeat(inputs["x"], 4_000_000, axis=1)}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends them")
+@pytest.mark.parametrize("path", ["/blow", "/predict/unfold"])
+def test_client_that_takes_nothing_of_an_answer_is_cut_off(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer would be kept for as long as it likes."""
+    monkeypatch.setattr(listening, "_TAKING_SECONDS", 0.3)
+    monkeypatch.setenv("SOCAITY_MAX_CONNECTIONS", "1")
+    router = SocaityRouter(grace=1.0)
+    router.add_model(Unfolder(), name="unfold", max_batch_size=1)
+
+    @router.add_route("/blow")
+    def blow(x: list[list[float]]) -> str:
+        return "x" * 32_000_000
+
+    body = b'{"x": [[1.0]]}'
+    head = (
+        b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    )
+    with serve(router) as url, socket.socket() as taker:
+        taker.settimeout(DEADLINE)
+        taker.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        taker.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+        taker.sendall(head % (path.encode(), len(body)) + body)
+        assert taker.recv(15) == b"HTTP/1.1 200 OK"
+        ends = time.monotonic() + DEADLINE
+        answer = b""
+        while not answer.startswith(b"HTTP/1.1 200"):  # as soon as it is the only one
+            assert time.monotonic() < ends, "the answer is kept"
+            with opened(url) as other, suppress(ConnectionError):
+                answer = ask(other)
 
 
 UPGRADE = (
@@ -203,14 +255,39 @@ def test_only_known_proxies_say_who_a_client_is(
         assert json.loads(agent.bodies[0])["input"]["ip"] == seen
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost", "a.localhost"])
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "127.1.2.3", "127.1", "::1", "::ffff:127.0.0.1", "localhost", "LOCALHOST", "a.localhost."],
+)
 def test_loopback(host: str) -> None:
     assert is_loopback(host)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.com", "localhost.example.com", "*"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "::ffff:10.0.0.1", "", "a" * 70])
 def test_no_loopback(host: str) -> None:
     assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "expected"),
+    [
+        (["127.0.1.1"], True),
+        (["127.0.0.1", "::1"], True),
+        (["127.0.0.1", "10.0.0.1"], False),
+        (["fe80::1%eth0"], False),
+        ([], False),
+    ],
+)
+def test_name_is_the_loopback_where_it_leads_only_there(
+    addresses: list[str], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resolve(host: str, *arguments: object, **options: object) -> list[tuple[object, ...]]:
+        if not addresses:
+            raise socket.gaierror(f"there is no {host}")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, 0)) for one in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    assert is_loopback("machine.example") is expected
 
 
 @pytest.mark.parametrize(

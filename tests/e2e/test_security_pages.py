@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 import pytest
+from fastapi import WebSocket
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
@@ -285,6 +286,34 @@ def test_other_origins_are_refused_unless_they_are_named(auth: bool) -> None:
                 )
                 assert not [name for name in answer.headers if name.startswith("access-control")]
         assert preflight(url, PAGE).status_code in (401, 403, 405)
+
+
+@pytest.mark.parametrize("auth", [False, Auth(api_keys={"program": KEY}, anonymous=True)])
+@pytest.mark.parametrize("place", ["/ws", "/mine"])
+def test_no_socket_is_opened_by_pages_of_other_origins(auth: Auth | bool, place: str) -> None:
+    router = make_router(PAGE, auth=auth)
+    greeted = []
+
+    @router.app.websocket("/mine")
+    async def mine(one: WebSocket) -> None:
+        greeted.append(one.headers.get("origin"))
+        await one.accept(subprotocol="socaity.v1")
+
+    def opened(url: str, origin: str | None) -> int:
+        try:
+            with connect(
+                url.replace("http", "ws", 1) + place,
+                subprotocols=[Subprotocol("socaity.v1")],
+                origin=None if origin is None else Origin(origin),
+            ):
+                return 101
+        except InvalidStatus as exc:
+            return exc.response.status_code if b"cross_origin" in exc.response.body else 0
+
+    with serve(router) as url:
+        origins = [None, url, PAGE, OTHER, "null", "https://evil.example"]
+        assert [opened(url, origin) for origin in origins] == [101, 101, 101, 403, 403, 403]
+    assert greeted == ([None, url, PAGE] if place == "/mine" else [])
 
 
 def test_named_origins_may_call_with_a_token() -> None:

@@ -11,7 +11,9 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 import socaity
 from socaity.exceptions import ConfigurationError, ConnectError, TransportError
-from socaity_server import Auth, SocaityRouter
+from socaity_server import Auth, SocaityRouter, listening
 from socaity_server.tls import TLSFiles
 
 DEADLINE = 20
@@ -92,6 +94,28 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return made
 
 
+@contextmanager
+def serving(router: SocaityRouter, files: Files) -> Iterator[str]:
+    """The address of `router` over TLS."""
+    ready = threading.Event()
+    address: list[str] = []
+
+    def on_ready(url: str) -> None:
+        address.append(url)
+        ready.set()
+
+    server = router.server(port=0, on_ready=on_ready, tls_cert=files.certificate, tls_key=files.key)
+    thread = threading.Thread(target=server.run, name="tls-server", daemon=True)
+    thread.start()
+    try:
+        assert ready.wait(DEADLINE)
+        yield address[0]
+    finally:
+        server.should_exit = True
+        thread.join(DEADLINE)
+    assert not thread.is_alive()
+
+
 @pytest.fixture(scope="module")
 def served(files: Files) -> Iterator[str]:
     router = SocaityRouter(auth=Auth(api_keys={"program": KEY}), grace=1.0)
@@ -104,21 +128,8 @@ def served(files: Files) -> Iterator[str]:
     def double(x: np.ndarray) -> np.ndarray:
         return x * 2
 
-    ready = threading.Event()
-    address: list[str] = []
-
-    def on_ready(url: str) -> None:
-        address.append(url)
-        ready.set()
-
-    server = router.server(port=0, on_ready=on_ready, tls_cert=files.certificate, tls_key=files.key)
-    thread = threading.Thread(target=server.run, name="tls-server", daemon=True)
-    thread.start()
-    assert ready.wait(DEADLINE)
-    yield address[0]
-    server.should_exit = True
-    thread.join(DEADLINE)
-    assert not thread.is_alive()
+    with serving(router, files) as url:
+        yield url
 
 
 @pytest.fixture
@@ -183,6 +194,59 @@ def test_models_answer_over_tls_as_without(served: str, files: Files) -> None:
     with httpx.Client(base_url=served, verify=context, headers={"Authorization": f"Bearer {KEY}"}) as client:
         assert client.post("/double", json={"x": [1.0]}).json() == [2.0]
         assert client.get("/health").status_code == 200
+
+
+def test_handshake_that_stops_is_not_waited_for(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "_HANDSHAKE_SECONDS", 0.1)
+    with serving(SocaityRouter(grace=1.0), files) as url:
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=DEADLINE) as silent:
+            with suppress(ConnectionError):
+                assert silent.recv(1) == b""  # closed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends them")
+def test_client_that_takes_nothing_of_an_answer_is_cut_off(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "_TAKING_SECONDS", 0.3)
+    monkeypatch.setenv("SOCAITY_MAX_CONNECTIONS", "1")
+    router = SocaityRouter(grace=1.0)
+
+    @router.add_route("/blow", methods=["GET"])
+    def blow() -> str:
+        return "x" * 32_000_000
+
+    context = ssl.create_default_context(cafile=str(files.root))
+    with serving(router, files) as url:
+        place = ("127.0.0.1", int(url.rpartition(":")[2]))
+
+        @contextmanager
+        def asking(path: str, buffer: int) -> Iterator[bytes]:
+            with socket.socket() as plain:
+                plain.settimeout(DEADLINE)
+                plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+                plain.connect(place)
+                with context.wrap_socket(plain, server_hostname="127.0.0.1") as secured:
+                    secured.sendall(b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path.encode())
+                    yield secured.recv(15)
+
+        with asking("/blow", 4096) as begun:
+            assert begun == b"HTTP/1.1 200 OK"
+            ends = time.monotonic() + DEADLINE
+            answer = b""
+            while answer != begun:  # as soon as it is the only one
+                assert time.monotonic() < ends, "the answer is kept"
+                with suppress(OSError), asking("/health", 65_536) as answer:
+                    pass
+
+
+def test_port_that_is_taken_is_said_with_tls_too(files: Files) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        server = SocaityRouter(grace=1.0).server(
+            port=other.getsockname()[1], tls_cert=files.certificate, tls_key=files.key, log_level="critical"
+        )
+        with pytest.raises(SystemExit):
+            server.run()
 
 
 def test_old_versions_are_refused(served: str, files: Files) -> None:

@@ -16,7 +16,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import PlainTextResponse
 
 from socaity_server import SocaityRouter
-from socaity_server.frontends import quick
+from socaity_server.frontends import http_connection
 from socaity_server.frontends.limits import Limits
 from socaity_server.frontends.lite import ModelHandler
 
@@ -359,7 +359,7 @@ def test_head_that_is_too_large_or_too_slow_ends_its_connection(
             for _ in range(64):
                 connection.send(b"a" * 4096)
         assert connection.raw_line() == b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-    monkeypatch.setattr(quick, "_HEAD_SECONDS", 0.05)
+    monkeypatch.setattr(http_connection, "_HEAD_SECONDS", 0.05)
     for beginning in (b"", b"POST /predict/scale HTTP/1.1\r\nhost: localhost\r\n"):
         with closing(Connection(port)) as connection:
             connection.send(beginning)

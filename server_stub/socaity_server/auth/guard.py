@@ -84,6 +84,11 @@ class Guard:
         policy = "" if self._policy is None else f", policy at {self._policy.place}"
         return f"Guard({', '.join(ways)}{policy})"
 
+    @property
+    def lets_anonymous_in(self) -> bool:
+        """Whether callers who send nothing may do more than what is exempt."""
+        return self._anonymous
+
     def is_exempt(self, action: Action) -> bool:
         """Whether everybody may do this without saying who they are."""
         return action in self._exempt

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from socaity.exceptions import AuthenticationError, ServerError
 
+from ..sparing_log import SparingLog
 from .actions import Action
 from .principal import Principal, RequestContext
 
@@ -100,6 +101,7 @@ class Policy:
         self._decisions: OrderedDict[Hashable, tuple[bool, float]] = OrderedDict()
         self._asked: dict[Hashable, asyncio.Task[bool]] = {}
         self._client: DecisionClient | None = None
+        self._log = SparingLog(_logger)
 
     @classmethod
     def of(cls, auth: Auth) -> Policy | None:
@@ -180,7 +182,7 @@ class Policy:
         except (httpx.HTTPError, OSError, ValueError, RecursionError) as exc:
             why = str(exc) if isinstance(exc, JunkError) else type(exc).__name__
         if why:
-            _logger.warning("the policy decision point at %s cannot be asked: %s", self.place, why)
+            self._log.warn(why, f"the policy decision point at {self.place} cannot be asked: {why}")
             raise ServerError(
                 "Whether this is allowed cannot be found out now, so it is not done; try again.",
                 status=503,

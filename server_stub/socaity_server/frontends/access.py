@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 from urllib.parse import parse_qs
 
 from ..auth.actions import SERVICE, Action, blob_resource, job_resource, model_resource
@@ -11,7 +12,7 @@ from ..fetching import TOKEN_HEADER
 from ..route import Route
 from .openinference.rest_targets import target_of
 
-__all__ = ["OPEN_INFERENCE", "is_let_through", "resource_of_endpoint", "wanted"]
+__all__ = ["OPEN_INFERENCE", "is_let_through", "path_below_mount", "resource_of_endpoint", "wanted"]
 
 OPEN_INFERENCE = "/v2"
 _SERVICE_PATHS = {
@@ -43,6 +44,12 @@ _OF_TARGET = {
 """What stands for reading something is left out."""
 _TOKEN = TOKEN_HEADER.encode()
 _OPEN = frozenset({"/login", "/logout"})
+
+
+def path_below_mount(scope: Mapping[str, Any]) -> str:
+    """The path without that of the application in which this one is mounted; by nothing else may a request be judged."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def is_let_through(method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:

@@ -13,7 +13,7 @@ from ..auth.guard import SERVICE, Action, Credentials, Guard, Principal, Request
 from ..auth.principal import EXEMPT
 from ..route import Route
 from ..values import to_json
-from .access import OPEN_INFERENCE, is_let_through, wanted
+from .access import OPEN_INFERENCE, is_let_through, path_below_mount, wanted
 from .login import cookie_name, login_page, read_cookie
 from .origin import is_own_page
 from .responses import problem_parts, problem_response
@@ -34,7 +34,7 @@ class Gate:
 
     async def enter(self, scope: Scope) -> Response | None:
         """Say in the scope who asks and whose the jobs are; the refusal of those who may not go on."""
-        path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+        path = path_below_mount(scope) or "/"
         method = scope["method"]
         if is_let_through(method, path, scope["headers"]):
             return None

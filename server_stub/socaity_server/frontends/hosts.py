@@ -7,7 +7,7 @@ service for the page's own origin, and lets it read the answers. Only `Host` tel
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 
 __all__ = ["AllowedHosts"]
@@ -16,10 +16,10 @@ _REMEMBERED = 256
 
 
 class AllowedHosts:
-    """`names` in lower case; addresses and localhost are allowed besides."""
+    """Addresses and localhost are allowed besides `names`."""
 
-    def __init__(self, names: Collection[str]) -> None:
-        self.names = frozenset(names)
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = frozenset(name.lower().rstrip(".") for name in names)
         self._is_allowed = lru_cache(_REMEMBERED)(self._look_at)
 
     def refused(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:

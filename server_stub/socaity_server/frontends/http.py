@@ -29,6 +29,7 @@ from ..route import Route, suggestion
 from ..settings import ModelSettings
 from ..tracing import CallTracer, RequestTracer
 from . import lite, openapi
+from .access import path_below_mount
 from .blobs import BlobRoutes
 from .bodies import read_arguments
 from .dashboard import PROTOCOL as LIVE
@@ -51,6 +52,7 @@ __all__ = ["SocaityApp"]
 _logger = logging.getLogger(__name__)
 _MAX_PAGE = 1000
 _CLIENT_CLOSED_REQUEST = 499
+_MOST_DIGITS = 15
 
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -67,8 +69,8 @@ def _cross_origin() -> AuthenticationError:
 def _unknown_host(name: str) -> AuthenticationError:
     return AuthenticationError(
         f"This service is open to programs of its own machine, and {name!r} may be the name of a page that wants to use it "
-        "(DNS rebinding). Call it as localhost or 127.0.0.1, name the host in SOCAITY_ALLOWED_HOSTS, or turn on authentication "
-        "(AUTH_ENABLED).",
+        "(DNS rebinding). Call it as localhost or 127.0.0.1, name the host in SOCAITY_ALLOWED_HOSTS, or let nobody in who does "
+        "not say who it is (AUTH_ENABLED, without AUTH_ANONYMOUS).",
         status=403,
         code="unknown_host",
     )
@@ -168,7 +170,7 @@ class SocaityApp(FastAPI):
                     await refusal(scope, receive, send)
                     return
             if not self.user_middleware:
-                hot = self._hot.get(scope["path"])
+                hot = self._hot.get(path_below_mount(scope))
                 if hot is not None and scope["method"] == "POST":
                     await hot(scope, receive, send)
                     return
@@ -178,6 +180,9 @@ class SocaityApp(FastAPI):
         elif kind == "websocket":
             is_ours = scope["path"] == "/ws"
             is_live = is_ours and LIVE in scope.get("subprotocols", ())
+            if is_cross_origin(scope):
+                await _refuse(_cross_origin(), scope, receive, send)
+                return
             if self.gate is not None:
                 refusal = await self.gate.enter_socket(scope, is_live=is_live, is_ours=is_ours)
                 if refusal is not None:
@@ -270,7 +275,7 @@ class SocaityApp(FastAPI):
         """A model that is not served (now): why. Below a mount also one that is."""
         name = request.path_params["model"]
         route = self.dataplane.route(name)
-        hot = self._hot.get(request.url.path) or self._hot.get(_below_mount(request))
+        hot = self._hot.get(path_below_mount(request.scope))
         if hot is None:
             raise NotFoundError(f"{route.name!r} is no model.", code="endpoint_not_found")
         return _Delegate(hot)
@@ -365,6 +370,8 @@ class SocaityApp(FastAPI):
         job_id = request.query_params.get("job_id")
         if job_id is not None:
             return await self._answer_job(job_id, request)
+        if request.method in _SAFE_METHODS and is_cross_origin(request.scope):  # others have been looked at
+            raise _cross_origin()
         preferences = Preferences.read(request)
         arguments = await read_arguments(request, route, self.max_body)
         accept = request.headers.get("accept", "")
@@ -453,10 +460,11 @@ class SocaityApp(FastAPI):
 
     async def _jobs(self, request: Request) -> Response:
         query = request.query_params
-        limit = query.get("limit", "100")
-        if not limit.isdigit() or not 1 <= int(limit) <= _MAX_PAGE:
+        text = query.get("limit", "100")
+        limit = _number(text)
+        if limit is None or not 1 <= limit <= _MAX_PAGE:
             raise InvalidInputError(
-                f"limit is a number from 1 to {_MAX_PAGE}, not {limit!r}.", parameter="limit"
+                f"limit is a number from 1 to {_MAX_PAGE}, not {text[:_MOST_DIGITS]!r}.", parameter="limit"
             )
         status = query.get("status")
         if status is not None and status not in set(JobStatus):
@@ -470,12 +478,12 @@ class SocaityApp(FastAPI):
             owner=_owner(request),
             endpoint=endpoint,
             status=None if status is None else JobStatus(status),
-            limit=int(limit),
+            limit=limit,
             after=query.get("after"),
         )
         page = {
             "jobs": [job_document(record) for record in records],
-            "next": records[-1].id if len(records) == int(limit) else None,
+            "next": records[-1].id if len(records) == limit else None,
         }
         return value_response(page, request.headers.get("accept", ""))
 
@@ -571,14 +579,8 @@ class _Delegate(Response):
         await self.handler(scope, receive, send)
 
 
-def _below_mount(request: Request) -> str:
-    """The path without that of the application in which this one is mounted."""
-    path: str = request.url.path
-    return path.removeprefix(request.scope.get("root_path", ""))
-
-
 def _is_open_inference(scope: Scope) -> bool:
-    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    path = path_below_mount(scope)
     return path.startswith(OPEN_INFERENCE) and path[len(OPEN_INFERENCE) :][:1] in ("", "/")
 
 
@@ -622,8 +624,14 @@ def _owner(request: Request) -> str:
 
 def _after(request: Request) -> int:
     text = request.query_params.get("after") or request.headers.get("last-event-id") or "0"
-    if not text.isdigit():
+    number = _number(text)
+    if number is None:
         raise InvalidInputError(
-            f"The number of the last event is a whole number, not {text!r}.", parameter="after"
+            f"The number of the last event is a whole number, not {text[:_MOST_DIGITS]!r}.", parameter="after"
         )
-    return int(text)
+    return number
+
+
+def _number(text: str) -> int | None:
+    """None for what is no number of a few digits: `int` takes others than those of ASCII, and refuses thousands of them."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS else None

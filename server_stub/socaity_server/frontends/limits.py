@@ -11,6 +11,7 @@ from starlette.types import Scope
 from socaity.exceptions import RateLimitError, ServerError, SocaityError
 
 from ..settings import ModelSettings
+from .access import path_below_mount
 
 __all__ = ["Limits", "SlidingWindow"]
 
@@ -87,7 +88,7 @@ class Limits:
 
     def enter(self, scope: Scope) -> SocaityError | None:
         """The refusal, or None; then `leave` must follow."""
-        if scope["path"] not in _FREE:
+        if path_below_mount(scope) not in _FREE:
             # Only the address of the connection counts: headers such as X-Forwarded-For can be made up. Behind a proxy
             # the server that runs the application replaces it (uvicorn: --forwarded-allow-ips).
             client = scope.get("client")

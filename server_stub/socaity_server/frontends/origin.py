@@ -12,6 +12,7 @@ from starlette.types import Message, Scope, Send
 __all__ = ["AllowedOrigins", "is_cross_origin", "is_own_page"]
 
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
+_OTHER_SITES = frozenset({b"cross-site", b"same-site"})
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _HEADERS = (
     "Accept, Authorization, Content-Type, Idempotency-Key, Inference-Header-Content-Length, Last-Event-ID, Prefer, X-API-Key, "
@@ -23,9 +24,12 @@ _SECONDS = "600"
 
 
 def is_cross_origin(scope: Mapping[str, Any]) -> bool:
-    """True for an `Origin` that is neither the host of the request nor one that the operator has named (`null` included)."""
-    origin, host = _header(scope, b"origin"), _header(scope, b"host")
-    if origin is None or origin.partition(b"://")[2] == host:
+    """True for an `Origin` that is neither the host of the request nor one that the operator has named (`null` included); also
+    without one, which is how browsers follow links and load images, where they say that another site or origin asks."""
+    origin = _header(scope, b"origin")
+    if origin is None:
+        return _header(scope, b"sec-fetch-site") in _OTHER_SITES
+    if origin.partition(b"://")[2] == _header(scope, b"host"):
         return False
     return origin.lower() not in scope.get("socaity.origins", ())
 

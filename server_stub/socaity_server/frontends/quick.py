@@ -10,8 +10,7 @@ that is exactly such a head and its body, with nothing before or after it, is no
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -20,10 +19,9 @@ from .hosts import AllowedHosts
 from .responses import PROBLEM, problem_parts
 
 try:
-    from uvicorn.protocols.http.flow_control import FlowControl
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    from .http_connection import NEARLY, HTTPConnection
 except ImportError:  # without httptools uvicorn speaks HTTP in Python, and its own way is the only one
-    HttpToolsProtocol = None  # type: ignore[assignment,misc]
+    HTTPConnection = None  # type: ignore[assignment,misc]
 
 if TYPE_CHECKING:
     from .lite import ModelHandler
@@ -53,26 +51,7 @@ _END = b"\r\n\r\n"
 _MAX_HEADS = 1024
 _MAX_HEAD = 4096
 """Bytes of a head that is remembered, and how many are: four megabytes at most."""
-_MAX_HEADERS = 64 * 1024
-_HEAD_SECONDS = 30.0
-"""How large the head of a request may be, and how long it may take to come, the first one from the connection on. As much may
-be between the pieces of a body and behind them."""
-_BODY_SECONDS = 60.0
-"""How long a client may send nothing while the rest of a body is waited for."""
-_LINGER_SECONDS = 5.0
-"""How long a body may go on to come whose request has been answered already."""
-_MOST_PIPELINED = 1024
-"""Requests in one piece from the system that may wait for the one before them: each takes a hundred times the memory of its
-bytes. No further piece is read while some wait."""
 _MOST_DIGITS = 16
-_TOO_LARGE_HEAD = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-)
-_TOO_MANY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-)
-_NEARLY = 0.01
-"""Some loops fire up to a millisecond early."""
 
 
 def quick_protocol(
@@ -84,7 +63,7 @@ def quick_protocol(
     """The protocol for `uvicorn.Config(http=…)`; `handlers` by path, and may change while it serves. Without httptools:
     what uvicorn chooses itself. Only requests to one of the `hosts` take the short way. Connections above `max_connections`,
     sockets included, are answered with 503 and closed."""
-    if HttpToolsProtocol is None:
+    if HTTPConnection is None:
         return "auto"
 
     class QuickProtocol(_QuickProtocol):
@@ -106,47 +85,16 @@ class _Head(NamedTuple):
     """X-Request-Timeout-Ms."""
 
 
-if HttpToolsProtocol is not None:
+if HTTPConnection is not None:
 
-    class _Flow(FlowControl):
-        """Reads on when no request waits for another."""
-
-        def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
-            super().__init__(transport)
-            self._waiting = waiting
-
-        def resume_reading(self) -> None:
-            if not self._waiting:
-                super().resume_reading()
-
-    class _QuickProtocol(HttpToolsProtocol):
+    class _QuickProtocol(HTTPConnection):
         quick_handlers: Mapping[bytes, ModelHandler]
         allowed_hosts: AllowedHosts | None
-        most_connections: int | None
         known_heads: ClassVar[dict[bytes, _Head]]
-        _is_between = True
-        """The parser has seen whole requests only."""
         _chunk: bytes | None = None
         """What the parser was given at once, while it has found the beginning of one request in it."""
-        _answered_at = 0.0
         _quick: _QuickCycle | None = None
         """The last request that took the short way."""
-        _head_timer: asyncio.TimerHandle | None = None
-        _head_bytes = 0
-        _has_body_come = False
-        """In the last piece that the parser was given."""
-        _body_timer: asyncio.TimerHandle | None = None
-        _received_at = 0.0
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self.flow = _Flow(transport, self.pipeline)
-            most = self.most_connections
-            if most is not None and len(self.connections) > most:
-                transport.write(_TOO_MANY)
-                transport.close()
-                return
-            self._expect_head()
 
         def data_received(self, data: bytes) -> None:
             if self._is_between:
@@ -162,76 +110,8 @@ if HttpToolsProtocol is not None:
                     ):
                         return
                 self._chunk = data
-            was_in_head = self._is_in_head
-            self._has_body_come = False
             super().data_received(data)
             self._chunk = None
-            if self._waits_for_body:
-                self._expect_body(len(data))
-            elif was_in_head and self._is_in_head:
-                self._head_bytes += len(data)
-                if self._head_bytes > _MAX_HEADERS:
-                    self._end_head()
-                    self.transport.write(_TOO_LARGE_HEAD)
-                    self.transport.close()
-
-        @property
-        def _is_in_head(self) -> bool:
-            """Some of a head is here."""
-            return self._head_timer is not None and not self._is_between
-
-        @property
-        def _waits_for_body(self) -> bool:
-            """A head is here and its body is not, and the connection has not become a WebSocket."""
-            transport: Any = self.transport
-            return (
-                not self._is_between
-                and self._head_timer is None
-                and transport is not None
-                and not transport.is_closing()
-                and transport.get_protocol() is self
-            )
-
-        def _expect_head(self) -> None:
-            """A head is here within a time, and no larger than it may be."""
-            self._head_bytes = 0
-            if self._head_timer is None:
-                self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._close_late)
-
-        def _end_head(self) -> None:
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
-
-        def _expect_body(self, size: int) -> None:
-            """The rest of a body comes, within a time and with no end of something else: `size` bytes have come now."""
-            now = self._received_at = self.loop.time()
-            self._head_bytes = 0 if self._has_body_come else self._head_bytes + size
-            is_answered = self.cycle is not None and self.cycle.response_complete
-            if self._head_bytes > _MAX_HEADERS or (is_answered and now - self._answered_at > _LINGER_SECONDS):
-                self.transport.close()
-            elif self._body_timer is None:
-                self._body_timer = self.loop.call_later(_BODY_SECONDS, self._look_for_body)
-
-        def _look_for_body(self) -> None:
-            self._body_timer = None
-            if not self._waits_for_body:
-                return
-            # nothing comes either while the application does not read
-            left = (
-                _BODY_SECONDS
-                if self.flow.read_paused
-                else self._received_at + _BODY_SECONDS - self.loop.time()
-            )
-            if left > _NEARLY:
-                self._body_timer = self.loop.call_later(left, self._look_for_body)
-            else:
-                self.transport.close()
-
-        def _close_late(self) -> None:
-            self._head_timer = None
-            if not self.transport.is_closing():
-                self.transport.close()
 
         def _take_known(self, handler: ModelHandler, head: _Head, body: bytes) -> bool:
             """Run a request that needs no parser; False: it is not for the short way after all."""
@@ -247,28 +127,11 @@ if HttpToolsProtocol is not None:
             return False
 
         def on_message_begin(self) -> None:
-            if len(self.pipeline) >= _MOST_PIPELINED:
-                raise _TooManyError
             if not self._is_between:
                 self._chunk = None  # two requests in one piece
-            self._is_between = False
-            self._expect_head()
             super().on_message_begin()
 
-        def send_400_response(self, msg: str) -> None:
-            if self.pipeline:  # it would be taken for the answer to an earlier request
-                self.transport.close()
-            else:
-                super().send_400_response(msg)
-
-        def on_header(self, name: bytes, value: bytes) -> None:
-            # What is behind a body is dropped: it would be added to the headers that have been looked at, without an end.
-            if self._head_timer is not None:
-                super().on_header(name, value)
-
         def on_headers_complete(self) -> None:
-            self._end_head()
-            self._head_bytes = 0
             handler = self.quick_handlers.get(self.url)
             if (
                 handler is not None
@@ -277,10 +140,10 @@ if HttpToolsProtocol is not None:
                 and self.parser.get_method() == b"POST"
                 and _is_plain(self.headers)
                 and (self.allowed_hosts is None or self.allowed_hosts.refused(self.headers) is None)
-                and not self.parser.should_upgrade()
                 and self.parser.get_http_version() == "1.1"
                 and self.limit_concurrency is None
             ):
+                self._begin_body()
                 fits = _fits(_value(self.headers, b"content-length"), handler.max_body)
                 self._quick = self.cycle = _QuickCycle(  # type: ignore[assignment]
                     self,
@@ -294,19 +157,21 @@ if HttpToolsProtocol is not None:
                 super().on_headers_complete()
 
         def on_body(self, body: bytes) -> None:
-            self._has_body_come = True
             cycle: Any = self.cycle
             if type(cycle) is not _QuickCycle:
                 super().on_body(body)
-            elif not cycle.response_complete:
+                return
+            self._has_body_come = True
+            if not cycle.response_complete:
                 cycle.take(body)
 
         def on_message_complete(self) -> None:
-            self._is_between = True
             cycle: Any = self.cycle
-            if type(cycle) is not _QuickCycle:
+            if type(cycle) is not _QuickCycle or self.parser.should_upgrade():
                 super().on_message_complete()
-            elif not cycle.response_complete:
+                return
+            self._is_between = True
+            if not cycle.response_complete:
                 if cycle.run():
                     self._remember(cycle)
                 else:
@@ -318,12 +183,7 @@ if HttpToolsProtocol is not None:
                 self._quick.disconnected = True
                 self._quick.cancel()
                 self._quick = None
-            self._end_head()
-            if self._body_timer is not None:
-                self._body_timer.cancel()
-                self._body_timer = None
             super().connection_lost(exc)
-            self._unset_keepalive_if_required()
             if cycle is None or cycle.response_complete or type(cycle) is _QuickCycle:
                 # What refers to each other in a circle would stay until the garbage collector looks, which is seldom.
                 self.cycle = self.flow = self.transport = None  # type: ignore[assignment]
@@ -338,10 +198,6 @@ if HttpToolsProtocol is not None:
             if self.timeout_keep_alive_task is None:
                 self._look_later(self.timeout_keep_alive)
 
-        def on_response_complete(self) -> None:
-            self._answered_at = self.loop.time()
-            super().on_response_complete()
-
         def _look_later(self, seconds: float) -> None:
             self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
@@ -351,7 +207,7 @@ if HttpToolsProtocol is not None:
             if self.cycle is not None and not self.cycle.response_complete:
                 return  # its answer looks again
             left = self._answered_at + self.timeout_keep_alive - self.loop.time()
-            if left > _NEARLY:
+            if left > NEARLY:
                 self._look_later(left)
             else:
                 super().timeout_keep_alive_handler()
@@ -377,10 +233,6 @@ if HttpToolsProtocol is not None:
             super().on_headers_complete()
             super().on_body(body)
             super().on_message_complete()
-
-
-class _TooManyError(Exception):
-    """Ends what the parser does with the rest."""
 
 
 class _Nothing:

@@ -368,6 +368,16 @@ async def test_document_that_is_no_boolean_is_503(point: Peer, junk: Any) -> Non
             await decided(policy, access())
 
 
+async def test_decision_point_that_is_down_is_a_few_lines_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with asking(OpenPolicyAgent(f"http://127.0.0.1:{closed_port()}"), ttl=0.0) as policy:
+        for _ in range(50):
+            with pytest.raises(ServerError):
+                await decided(policy, access())
+    assert 0 < caplog.text.count("cannot be asked") < 10
+
+
 async def test_policies_tell_models_and_actions_apart(point: Peer) -> None:
     def rules(question: dict[str, Any]) -> dict[str, bool]:
         asked = question["input"]
