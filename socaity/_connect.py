@@ -73,7 +73,7 @@ def _place(target: Any) -> tuple[str, Any]:
     if isinstance(target, type):
         name = f"the class {target.__name__}; connect to an object of it"
     else:
-        app = getattr(target, "app", target)
+        app = target if callable(target) else getattr(target, "app", target)
         if callable(app) and _takes_three(app):
             return "inprocess:", target
         if callable(app):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import socaity
 from socaity.exceptions import ConfigurationError, ServerError, TransportTimeout
@@ -126,3 +127,19 @@ def test_impossible_options_are_refused(service: socaity.Service, options: dict[
 def test_jobs_take_no_options(service: socaity.Service) -> None:
     with pytest.raises(ConfigurationError, match=r"job\.result"):
         service.paint.with_options(timeout=1.0)
+
+
+def test_middleware_is_called_and_not_passed_by(router: SocaityRouter) -> None:
+    paths = []
+
+    class Watching:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            paths.append(scope.get("path"))
+            await self.app(scope, receive, send)
+
+    with socaity.connect(Watching(router.app), progress=False) as service:
+        assert service.scale([1, 2]).result(DEADLINE).tolist() == [2, 4]
+    assert "/ws" in paths

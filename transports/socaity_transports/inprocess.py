@@ -37,7 +37,8 @@ class InProcessTransport(Transport):
         if app is None:
             raise ConfigurationError("pass the app itself: socaity.connect(router)")
         self._target = target
-        self._app: ASGIApp = getattr(app, "app", app)
+        # a middleware has an `app` too, and must not be passed by
+        self._app: ASGIApp = app if callable(app) else app.app
         self._lifespan: _Lifespan | None = None
         self._session = ClientSession(wanted=self._ensure_open, timeout=target.timeout)
         self._exchange = SocketExchange(self._session, None)
