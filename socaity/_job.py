@@ -144,7 +144,11 @@ class Job(Waitable, Generic[T_co]):
 
     @property
     def status(self) -> JobStatus:
-        """`queued`, `running`, `succeeded`, `failed` or `cancelled`. Once terminal it stays."""
+        """`queued`, `running`, `succeeded`, `failed` or `cancelled`. Once terminal it stays.
+
+        It is what was last heard of the job. Of one that `Service.job` attached to that is nothing until the service has
+        answered: `queued` then stands for that, as for a call that has just been made.
+        """
         return self._status
 
     @property
@@ -185,6 +189,10 @@ class Job(Waitable, Generic[T_co]):
     def done(self) -> bool:
         """Whether it has ended, in whatever way."""
         return self._ended or self._remote is not None
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled before it ended by itself."""
+        return self._status is JobStatus.CANCELLED
 
     def result(self, timeout: float | None = None) -> T_co:
         """The value; of a streaming function the list of all chunks.
@@ -283,14 +291,17 @@ class Job(Waitable, Generic[T_co]):
 
         It runs on socaity's own thread and must not block there; what it raises is logged.
         """
+        from ._callbacks import DoneCallback
 
-        def run() -> None:
-            try:
-                function(self)
-            except Exception:
-                logger.exception("a done callback of job %s raised", self.id)
+        self._when_ended(DoneCallback(self, function))
 
-        self._when_ended(run)
+    def remove_done_callback(self, function: Callable[[Job[T_co]], object]) -> int:
+        """Do not call `function` at the end; returns how often it had been added."""
+        from ._callbacks import DoneCallback
+
+        waiters = list(self._waiters or ())
+        found = [one for one in waiters if isinstance(one, DoneCallback) and one.function == function]
+        return sum(_remove_waiter(self, one) for one in found)
 
     def add_progress_callback(self, function: Callable[[Job[T_co]], object]) -> None:
         """Call `function(job)` whenever its status, its progress, its place in the queue or its log was reported anew.
@@ -307,18 +318,27 @@ class Job(Waitable, Generic[T_co]):
         """A part of the result to come, to be passed on as an argument: `job["images"][0]`."""
         return JobReference(self, (checked_key(key),))
 
+    def __bool__(self) -> NoReturn:
+        """Refused, also after the end: whether it was meant of the job or of its result, nobody can see."""
+        raise TypeError(
+            f"{self!r} is a job, not its result, and always true; write job.result() (or await it), or "
+            "`job is not None`"
+        )
+
     def __copy__(self) -> Job[T_co]:
         return self
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            f"{self!r} belongs to this process; send its id, and attach to it there: service.job({self.id!r})"
-        )
+        raise TypeError(f"{self!r} belongs to this process; {self._elsewhere()}")
 
     def __deepcopy__(self, memo: object) -> Job[T_co]:
         return self  # as of a file: what holds jobs may be copied
 
     def __repr__(self) -> str:
+        from ._attached import is_heard_of
+
+        if not is_heard_of(self):
+            return f"<Job {self.id} (no answer yet)>"
         return f"<Job {self._endpoint.name} {self.id} {self._status}>"
 
     def save(
@@ -574,7 +594,8 @@ class Job(Waitable, Generic[T_co]):
         return wait(timeout)
 
     def _too_late(self, timeout: float | None) -> TimeoutError:
-        return TimeoutError(f"job {self.id} is still {self._status} after {timeout:g} s; it runs on")
+        why = self._endpoint.service._trouble or "it runs on"
+        return TimeoutError(f"job {self.id} is still {self._status} after {timeout:g} s; {why}")
 
     def _fetch(self) -> None:
         if not self._ended and self._remote is not None:
@@ -627,12 +648,24 @@ class Job(Waitable, Generic[T_co]):
         try:
             return wait(*args)
         except KeyboardInterrupt:
-            self._endpoint.service._interrupted[self.id] = self
-            _display.tell(
-                f"Stopped waiting; job {self.id} runs on. To wait again: service.job({self.id!r}).result(), "
-                "to stop it: .cancel()"
-            )
+            _display.tell(f"Stopped waiting; {self._how_to_go_on()}")
             raise
+
+    def _how_to_go_on(self) -> str:
+        """What somebody is told who has stopped waiting."""
+        again = self._keep_for_later()
+        return f"job {self.id} runs on. To wait again: {again}.result(), to stop it: .cancel()"
+
+    def _keep_for_later(self) -> str | None:
+        """How to come by this object again after a wait was interrupted; None if only by what holds it now."""
+        self._endpoint.service._interrupted[self.id] = self
+        return f"service.job({self.id!r})"
+
+    def _elsewhere(self) -> str:
+        """What another process can do, as it cannot have this object."""
+        if self._endpoint.description.direct:
+            return "no other can attach to it, for it has no id at the service"
+        return f"service.job({self.id!r}) attaches to it from any other"
 
     def _when_ended(self, function: Callable[[], None]) -> None:
         self._end_if_left_behind()
@@ -646,7 +679,7 @@ class Job(Waitable, Generic[T_co]):
         self._accepted = True  # no further try
         self.fail(
             JobLost(
-                f"job {self.id} belongs to the parent process; service.job({self.id!r}) attaches to it from here",
+                f"job {self.id} belongs to the parent process; {self._elsewhere()}",
                 job_id=self.id,
             )
         )

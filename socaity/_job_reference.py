@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Generator, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from ._job import Job
@@ -47,6 +47,12 @@ class JobReference:
                 place = "".join(f"[{part!r}]" for part in self.path[: depth + 1])
                 raise type(exc)(f"the result of {self.job!r} has no {place}: {exc}") from exc
         return value
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} is a part of the result of a job, not the value, and always true; write .result() (or await it), "
+            "or `is not None`"
+        )
 
     def __iter__(self) -> Iterator[Any]:
         raise TypeError("a part of an unfinished result cannot be iterated; use .result() first")

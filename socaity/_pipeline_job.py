@@ -27,6 +27,8 @@ if typing.TYPE_CHECKING:
     from .transport import Call
 
 T_co = TypeVar("T_co", covariant=True)
+_TOLD_STEPS = 3
+"""Steps that a message names."""
 
 
 class PipelineJob(Job[T_co]):
@@ -123,6 +125,28 @@ class PipelineJob(Job[T_co]):
     def _shows_progress(self) -> bool:
         steps = self.upstream
         return bool(steps) and all(step._endpoint.service.shows_progress for step in steps)
+
+    def _how_to_go_on(self) -> str:
+        told = f"the pipeline {self._endpoint.name} runs on, as long as this process does. "
+        told += "To wait again: job.result(), to stop it: job.cancel()"
+        under_way = [step for step in self._calls() if not step.done()]
+        steps = [str(step._keep_for_later()) for step in under_way[:_TOLD_STEPS]]
+        return told + _listed("; its steps under way: ", steps, len(under_way))
+
+    def _keep_for_later(self) -> None:
+        """No service knows it."""
+
+    def _elsewhere(self) -> str:
+        steps = [step for step in self._calls() if not step._endpoint.description.direct]
+        told = [f"service.job({step.id!r})" for step in steps[-_TOLD_STEPS:]]
+        return "its function runs nowhere else" + _listed("; its steps have ids: ", told, len(steps))
+
+    def _calls(self) -> list[Job[Any]]:
+        """The steps, and those of the pipelines among them."""
+        found: list[Job[Any]] = []
+        for step in self.upstream:
+            found += step._calls() if isinstance(step, PipelineJob) else [step]
+        return found
 
     # -- on the loop ---------------------------------------------------------------------------------------------------
 
@@ -344,6 +368,10 @@ def _tell(scope: Scope, what: str, value: Any) -> None:
 def _tell_if_open(job: PipelineJob[Any], what: str, value: Any) -> None:
     if not job.done():
         getattr(job, what)(value)
+
+
+def _listed(before: str, told: list[str], number: int) -> str:
+    return f"{before}{', '.join(told)}{', …' if number > len(told) else ''}" if told else ""
 
 
 _: type[HeldResult] = _HeldParts

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ._attached import has_times, is_heard_of
 from ._lines import Reading
 from ._steps import Step, StepState, count_of, explain, fraction_of, names_of, one_line, read_steps
+from .exceptions import JobLost
 
 _MAX_STEPS = 500
 
@@ -64,18 +66,31 @@ def read_count(name: str, done: int, failed: int, total: int | None, elapsed: fl
 
 
 def _state(job: Any) -> str:
+    if job._endpoint.service._trouble is not None:
+        return f"{job._status}, connecting again"
+    if not is_heard_of(job):
+        return "no answer yet"
     place = job.queue_position
     return f"{job._status}, place {place}" if place is not None else str(job._status)
 
 
 def ending(waited: Any, now: float) -> tuple[str, bool]:
-    after = f"after {clock_text(now - created(waited, now))}"
+    after = f" after {clock_text(now - created(waited, now))}"
     if is_group(waited):
         done, failed = count(waited)
-        return f"{read(waited, now).name}: {ended_text(done, failed)} {after}", not failed
+        return f"{read(waited, now).name}: {ended_text(done, failed)}{after}", not failed
+    name = one_line(waited._endpoint.name)
+    after = after if has_times(waited) else ""
+    service = waited._endpoint.service
+    if isinstance(waited._error, JobLost) and service._wire_closed:
+        # we went away, and not the service: a job whose events it numbers is kept there
+        again = f"socaity.connect({service._target.place!r}).job({waited.id!r})"
+        is_kept = waited._seq and service._target.app is None
+        return f"{name}: left{after}{f'; it runs on: {again}' if is_kept else ''}", False
     steps = steps_of(waited, now)
     why = f" – {text}" if (text := explain(steps)) else f", {len(steps)} steps" if steps else ""
-    return f"{one_line(waited._endpoint.name)}: {waited._status} {after}{why}", waited._error is None
+    how = StepState.LOST if isinstance(waited._error, JobLost) else waited._status
+    return f"{name}: {how}{after}{why}", waited._error is None
 
 
 def ended_text(done: int, failed: int) -> str:

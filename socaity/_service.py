@@ -135,14 +135,14 @@ class Service:
     def job(self, job_id: str) -> Job[Any]:
         """The job with this id: the same object after a wait for it was interrupted here, else attached anew.
 
-        An id that the service does not know gives a job that ends in NotFoundError.
+        Returns at once; what the service says of the job comes a moment later. An id that the service does not know gives a
+        job that ends in NotFoundError.
         """
         self._check_open()
+        _check_id(job_id)
         if job_id in self._interrupted:
             return self._interrupted.pop(job_id)
-        endpoint = Endpoint(self, EndpointDescription(name="job", path=""))
-        endpoint.may_stream = True
-        job: Job[Any] = Job(endpoint, {}, job_id)
+        job: Job[Any] = Job(_AttachedEndpoint(self), {}, job_id)
         job._accepted = True
         portal.call_soon(self._attach, job)
         return job
@@ -223,6 +223,11 @@ class Service:
             self._transport = self._open_wire()
             self._take_back = portal.at_exit(self._transport.aclose)
         return self._transport
+
+    @property
+    def _trouble(self) -> str | None:
+        """What keeps calls from the service just now, if the transport says that."""
+        return getattr(self._transport, "trouble", None)
 
     def _start(self, jobs: list[Job[Any]]) -> None:
         jobs = [job for job in jobs if not job._ended]
@@ -357,6 +362,23 @@ class Service:
             self._uploads.close()
         if transport is not None:
             await transport.aclose()
+
+
+class _AttachedEndpoint(Endpoint):
+    """Stands for the endpoint of a job that was attached to by its id: only the service knows which it is."""
+
+    has_times = False
+    """When the job was called is not known either."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(service, EndpointDescription(name="job", path=""))
+        self.may_stream = True
+
+
+def _check_id(job_id: object) -> None:
+    if not isinstance(job_id, str):
+        hint = "; its id is job.id" if isinstance(job_id, Job) else ""
+        raise TypeError(f"service.job takes the id of a job, which is text, not {job_id!r}{hint}")
 
 
 def _has_values(job: Job[Any]) -> bool:

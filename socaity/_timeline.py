@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from ._attached import has_times
 from ._steps import Step, StepState, duration, read_steps
 from ._text_width import cut, padded, width_of
 
@@ -69,6 +70,8 @@ class TimelineRow:
     seconds: float
     spans: tuple[Span, ...]
     rows: int | None = None
+    is_whole: bool = True
+    """False for a job that was attached to by its id, while it is not known when it was called: its time begins here."""
 
     def of(self, phase: Phase | str) -> float:
         """Seconds in one phase."""
@@ -144,6 +147,7 @@ def _row_of(step: Step, origin: float, now: float) -> TimelineRow:
         seconds,
         tuple(spans),
         None if rows is None else int(rows),
+        has_times(job),
     )
 
 
@@ -158,6 +162,8 @@ def _parts_of(
     left = seconds - waited
     if step.state is StepState.NOT_RUN:
         return [(Phase.WAITING, seconds)]
+    if not has_times(job):
+        return [(Phase.UNKNOWN, seconds)]
     if timing:
         told = [(phase, max(0.0, float(timing.get(phase, 0.0)))) for phase in _TOLD]
         server = sum(length for _, length in told)
@@ -258,6 +264,9 @@ def _notes(timeline: Timeline) -> list[str]:
     together = [row for row in timeline.rows if row.rows is not None and row.rows > 1]
     if together:
         notes.append("computed together: " + ", ".join(f"{row.name} {row.rows} rows" for row in together[:5]))
+    partly = [row.name for row in timeline.rows if not row.is_whole]
+    if partly:
+        notes.append(f"only since it was attached to: {', '.join(partly[:5])}")
     if not timeline.is_finished:
         notes.append("not finished")
     return notes

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from . import _graph
+from ._attached import has_times, is_heard_of
 from ._preview import LIMIT, SIDE, preview
 from ._steps import (
     Step,
@@ -175,7 +176,8 @@ def _since_call(step: Step, now: float) -> float:
 
 def _times(step: Step, elapsed: float) -> str:
     left = step.eta
-    return duration(elapsed) + (f", {time_left(left)}" if left is not None else "")
+    known = [duration(elapsed)] if has_times(step.job) else []
+    return ", ".join(known if left is None else [*known, time_left(left)])
 
 
 def _times_of_group(jobs: Sequence[Step], steps: Sequence[Step], now: float, *, is_fed: bool) -> str:
@@ -193,7 +195,8 @@ def _times_of_group(jobs: Sequence[Step], steps: Sequence[Step], now: float, *, 
 
 
 def _pill(step: Step) -> str:
-    return f'<span class="pill" data-state="{step.state}">{_escape(step.describe())}</span>'
+    words = step.describe() if is_heard_of(step.job) else "no answer yet"
+    return f'<span class="pill" data-state="{step.state}">{_escape(words)}</span>'
 
 
 def _bar(steps: Sequence[Step]) -> str:

@@ -12,6 +12,7 @@ import pytest
 import socaity
 from socaity.transport import Target, Transport
 from socaity_transports._watch import WatchTimes
+from socaity_transports.auto import DetectingTransport
 from socaity_transports.http import HTTPTransport
 from socaity_transports.websocket import WebSocketTransport
 from tests.e2e.servers import DEADLINE, CuttingProxy, ServerProcess
@@ -203,3 +204,42 @@ def test_cancel_just_before_closing_arrives(server: ServerProcess) -> None:
         with pytest.raises(socaity.JobCancelled):
             service.job(job.id).result(DEADLINE)
         service.open_gate("closing").result(DEADLINE)
+
+
+def test_a_call_while_the_server_is_away_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with ServerProcess() as server, connected(server.url, "websocket") as service:
+        wire = service._wire()
+        assert isinstance(wire, WebSocketTransport)
+        assert service.double(np.ones(3)).result(DEADLINE).tolist() == [2, 2, 2]
+        told = threading.Event()
+        note = wire._note_trouble
+
+        def note_and_tell(error: socaity.SocaityError) -> None:
+            note(error)
+            told.set()
+
+        wire._note_trouble = note_and_tell  # type: ignore[method-assign]
+        server.kill()
+        job = service.double(np.ones(3))
+        assert told.wait(DEADLINE)
+        with pytest.raises(TimeoutError, match=r"is lost and is being made again \(.*Connect call failed"):
+            job.result(0)
+        server.start()
+        assert job.result(DEADLINE).tolist() == [2, 2, 2]
+        assert wire.trouble is None
+        warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert len([text for text in warned if "is lost; trying for 60 s to make it again" in text]) == 1
+
+
+def test_a_detected_socket_says_so_as_well() -> None:
+    with ServerProcess() as server, socaity.connect(server.url, progress=False) as service:
+        assert service.double(np.ones(3)).result(DEADLINE).tolist() == [2, 2, 2]
+        wire = service._wire()
+        assert isinstance(wire, DetectingTransport)
+        assert isinstance(wire._inner, WebSocketTransport)
+        wire._inner.trouble = "the connection is lost"
+        job = service.wait_at("never")
+        with pytest.raises(TimeoutError, match="after 0 s; the connection is lost"):
+            job.result(0)
+        wire._inner.trouble = None
+        job.cancel()

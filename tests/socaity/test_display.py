@@ -23,7 +23,7 @@ from socaity.protocol.description import EndpointDescription, ParameterDescripti
 from socaity.protocol.events import JobEvent, JobStatus
 from socaity.transport import Target, Transport
 
-from .doubles import endpoint, held, on_loop
+from .doubles import HeldTransport, endpoint, held, on_loop
 from .pipelines import Pipeline
 
 DEADLINE = 20.0
@@ -333,6 +333,84 @@ def test_the_end_leaves_a_line(
     assert job.status == status
     assert terminal.take().endswith(f"\rdraw: {status} after 01:12\n")
     assert not display._open_lines()
+
+
+def test_a_job_that_is_lost_is_not_said_to_have_failed(
+    service: socaity.Service, display: ManualDisplay, terminal: Terminal
+) -> None:
+    job = start(service, display)
+    display.wait(job)
+    display.turn()
+    display.turn(72.0)
+    terminal.take()
+    on_loop(lambda: job.fail(socaity.JobLost("the service went away")))
+    assert job.status == "failed"
+    assert terminal.take().endswith("\rdraw: lost after 01:12\n")
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_job_that_is_left_by_closing_its_service_is_said_to_run_on(
+    display: ManualDisplay, terminal: Terminal, is_known: bool
+) -> None:
+    service, wire = held()
+    job = service.ask()
+    job._created = display.clock.now
+    [call] = wire.wait_for(1)
+    if is_known:
+        wire.deliver(call, ("status", {"status": "running", "queue_position": None}))
+    display.wait(job)
+    display.turn()
+    display.turn(72.0)
+    terminal.take()
+    service.close()
+    hint = f"; it runs on: socaity.connect('held://test').job('{job.id}')" if is_known else ""
+    assert terminal.take().endswith(f"\rask: left after 01:12{hint}\n")
+
+
+def test_a_job_of_this_process_that_is_left_is_not_said_to_run_on(
+    display: ManualDisplay, terminal: Terminal
+) -> None:
+    wire = HeldTransport()
+
+    async def app(*_: object) -> None: ...
+
+    service = socaity.connect(app, transport=lambda target: wire, progress=False)
+    job = service.ask()
+    wire.deliver(wire.wait_for(1)[0], ("status", {"status": "running", "queue_position": None}))
+    display.wait(job)
+    display.turn()
+    display.turn(1.0)
+    service.close()
+    assert re.search(r"ask: left after [\d:]+\n$", terminal.take())
+
+
+def test_an_attached_job_shows_what_is_known_of_it(display: ManualDisplay, log: Log) -> None:
+    service, wire = held()
+    job = service.job("a" * 32)
+    job._created = display.clock.now
+    [call] = wire.wait_for(1)
+    display.wait(job)
+    display.turn()
+    display.turn(1.0)
+    wire.deliver(call, ("status", {"status": "running", "queue_position": None}))
+    display.turn(10.0)
+    wire.succeed(call)
+    # when it was called is not known, and so not how long it took
+    assert log.lines() == ["job: 00:01, no answer yet", "job: 00:11, running", "job: succeeded"]
+    service.close()
+
+
+def test_a_lost_connection_is_shown(display: ManualDisplay, log: Log) -> None:
+    service, wire = held()
+    job = service.ask()
+    job._created = display.clock.now
+    wire.wait_for(1)
+    wire.trouble = "the connection is lost"  # type: ignore[attr-defined]
+    display.wait(job)
+    display.turn()
+    display.turn(1.0)
+    assert log.lines() == ["ask: 00:01, queued, connecting again"]
+    service.close()
 
 
 def test_the_line_is_closed_before_the_waiting_code_goes_on(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import socaity
 
-from .doubles import held
+from .doubles import endpoint, held
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to a process")
 
@@ -86,4 +88,61 @@ def test_a_group_names_its_first_unfinished_members_and_counts_the_rest(
     assert "5 of 6 jobs run on" in told
     assert [job.id in told for job in jobs] == [False, True, True, True, False, False]
     assert service.job(jobs[1].id) is jobs[1]
+    service.close()
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every wait ends with Ctrl-C."""
+
+    def interrupt(self: object, timeout: float | None = None) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(socaity.JobGroup, "_wait", interrupt)
+    monkeypatch.setattr(socaity.Job, "_wait", interrupt)
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_the_job_of_a_pipeline_is_not_said_to_be_known_by_its_id(capsys: pytest.CaptureFixture[str]) -> None:
+    service, wire = held()
+
+    @socaity.pipeline
+    def inner() -> socaity.Job[Any]:
+        return service.ask()
+
+    @socaity.pipeline
+    def both() -> list[socaity.Job[Any]]:
+        return [inner(), *(service.ask(number) for number in range(3))]
+
+    job: Any = both()
+    first = wire.wait_for(4)[0]
+    wire.succeed(first)
+    for wait in (job.result, socaity.gather(job).result):
+        with pytest.raises(KeyboardInterrupt):
+            wait()
+        told = capsys.readouterr().err
+        assert job.id not in told
+        assert "To wait again: " in told
+    assert "To wait again: group.result(); to stop them: group.cancel()" in told
+    with pytest.raises(KeyboardInterrupt):
+        job.result()
+    told = capsys.readouterr().err
+    assert "the pipeline both runs on, as long as this process does" in told
+    assert "To wait again: job.result(), to stop it: job.cancel()" in told
+    under_way = [call.id for call in wire.calls if call.id != first.id]
+    assert told.count("service.job(") == 3
+    for job_id in under_way:
+        assert service.job(job_id) in job._calls()
+    with pytest.raises(TypeError) as refused:
+        pickle.dumps(job)
+    assert f"service.job({job.id!r})" not in str(refused.value)
+    assert "its function runs nowhere else; its steps have ids: service.job(" in str(refused.value)
+    job.cancel()
+    service.close()
+
+
+def test_a_call_without_an_id_at_the_service_is_not_said_to_have_one() -> None:
+    service, _ = held(endpoint("ask", direct=True))
+    with pytest.raises(TypeError, match=r"no other can attach to it"):
+        pickle.dumps(service.ask())
     service.close()

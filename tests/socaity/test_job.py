@@ -521,3 +521,158 @@ def test_closing_ends_the_jobs_and_refuses_more() -> None:
         service.ask()
     with pytest.raises(socaity.ConfigurationError, match="was closed"):
         service.job("a" * 32)
+
+
+# -- jobs where values were meant ---------------------------------------------------------------------------------------
+
+
+def test_a_job_has_no_truth_before_and_after_its_end() -> None:
+    service, wire = held()
+    job: Any = service.ask()
+    for value in (None, True):
+        if value is not None:
+            wire.succeed(wire.wait_for(1)[0], value)
+            assert job.result(DEADLINE) is value
+        with pytest.raises(
+            TypeError, match=r"is a job, not its result, and always true; write job\.result\(\)"
+        ):
+            bool(job)
+        with pytest.raises(TypeError, match=r"not the value, and always true; write \.result\(\)"):
+            assert not job["ok"]
+        assert job is not None
+        assert job != "x"
+    group = socaity.gather(job)
+    assert group
+    assert not socaity.gather()
+    service.close()
+
+
+# -- asyncio.wait -------------------------------------------------------------------------------------------------------
+
+
+def test_asyncio_wait_takes_jobs() -> None:
+    service, wire = held()
+    jobs = [service.ask(i) for i in range(3)]
+    calls = wire.wait_for(3)
+
+    async def wait(**options: Any) -> tuple[set[Any], set[Any]]:
+        async with asyncio.timeout(DEADLINE):
+            return await asyncio.wait(jobs, **options)
+
+    async def run() -> None:
+        assert await wait(timeout=0) == (set(), set(jobs))
+        assert not any(job._waiters for job in jobs), "whoever waits no longer is forgotten"
+
+        waiting = asyncio.create_task(wait(return_when=asyncio.FIRST_COMPLETED))
+        await asyncio.to_thread(wire.succeed, calls[0])
+        assert await waiting == ({jobs[0]}, set(jobs[1:]))
+
+        waiting = asyncio.create_task(wait(return_when=asyncio.FIRST_EXCEPTION))
+        await asyncio.to_thread(wire.fail, calls[1], JobCancelled("stopped"))
+        assert not waiting.done(), "a cancelled one is no exception"
+        await asyncio.to_thread(wire.fail, calls[2], JobFailed("broken"))
+        assert await waiting == (set(jobs), set())
+
+        assert await wait() == (set(jobs), set()), "all have ended before"
+
+    asyncio.run(run())
+    assert [job.cancelled() for job in jobs] == [False, True, False]
+    service.close()
+
+
+def test_asyncio_wait_whose_loop_was_closed_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    service, wire = held()
+    job = service.ask()
+
+    def on_completion(job: Any) -> None:
+        raise AssertionError("its loop is closed")
+
+    on_completion.__module__ = "asyncio.tasks"
+
+    async def add() -> None:
+        job.add_done_callback(on_completion)
+
+    asyncio.run(add())
+    wire.succeed(wire.wait_for(1)[0], 1)
+    assert job.result(DEADLINE) == 1
+    assert not [record for record in caplog.records if record.levelname != "DEBUG"]
+    service.close()
+
+
+def test_a_callback_of_a_loop_that_blocks_is_called_all_the_same() -> None:
+    service, wire = held()
+    job = service.ask()
+    called = threading.Event()
+
+    async def cell() -> None:
+        job.add_done_callback(lambda _: called.set())
+        threading.Thread(target=lambda: wire.succeed(wire.wait_for(1)[0])).start()
+        assert called.wait(DEADLINE)  # as in a notebook, whose loop runs
+
+    asyncio.run(cell())
+    service.close()
+
+
+def test_a_done_callback_is_taken_back() -> None:
+    service, wire = held()
+    job = service.ask()
+    called: list[str] = []
+
+    def first(_: object) -> None:
+        called.append("first")
+
+    for function in (first, lambda _: called.append("second"), first):
+        job.add_done_callback(function)
+    assert job.remove_done_callback(first) == 2
+    assert job.remove_done_callback(first) == 0
+    wire.succeed(wire.wait_for(1)[0])
+    job.result(DEADLINE)
+    assert called == ["second"]
+    assert job.remove_done_callback(first) == 0
+    service.close()
+
+
+# -- attached by its id -------------------------------------------------------------------------------------------------
+
+
+def test_an_attached_job_says_that_nothing_is_known_of_it_yet() -> None:
+    service, wire = held()
+    job = service.job("a" * 32)
+    assert repr(job) == f"<Job {'a' * 32} (no answer yet)>"
+    assert "no answer yet" in job._repr_html_()
+    [call] = wire.wait_for(1)
+    wire.deliver(call, ("status", {"status": "queued", "queue_position": 1}))
+    assert repr(job) == f"<Job job {'a' * 32} queued>"
+    assert "queued, place 1" in job._repr_html_()
+    wire.succeed(call, 1)
+    assert repr(job) == f"<Job job {'a' * 32} succeeded>"
+    service.close()
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"a" * 32])
+def test_a_job_is_attached_by_text_only(wrong: Any) -> None:
+    service, wire = held()
+    with pytest.raises(TypeError, match=r"takes the id of a job, which is text, not "):
+        service.job(wrong)
+    job: Any = service.ask()
+    with pytest.raises(TypeError, match=r"not <Job ask .*>; its id is job\.id"):
+        service.job(job)
+    assert len(wire.wait_for(1)) == 1
+    service.close()
+
+
+# -- the wire is gone ---------------------------------------------------------------------------------------------------
+
+
+def test_a_timeout_names_what_keeps_calls_from_the_service() -> None:
+    service, wire = held()
+    job = service.ask()
+    wire.wait_for(1)
+    wire.trouble = "the connection is lost and is being made again"  # type: ignore[attr-defined]
+    with pytest.raises(
+        TimeoutError, match=r"still queued after 0 s; the connection is lost and is being made again"
+    ):
+        job.result(0)
+    with pytest.raises(TimeoutError, match=r"after 0 s; the connection is lost and is being made again"):
+        socaity.gather(job).result(0)
+    service.close()

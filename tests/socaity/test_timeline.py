@@ -14,6 +14,7 @@ from socaity._timeline import Phase, Timeline, timeline_of
 from socaity.exceptions import JobFailed, SocaityError
 from socaity.protocol.events import JobStatus
 
+from .doubles import held
 from .pipelines import Pipeline, set_times
 
 
@@ -182,3 +183,19 @@ def test_the_job_of_a_pipeline_which_is_never_sent_has_one_too() -> None:
     job = three()
     assert job.result(timeout=30) == 3
     assert [row.name for row in job.timeline().rows] == ["three"]
+
+
+def test_an_attached_job_has_only_the_time_since_then() -> None:
+    service, wire = held()
+    job = service.job("a" * 32)
+    [call] = wire.wait_for(1)
+    wire.deliver(call, ("status", {"status": "running", "queue_position": None}))
+    wire.succeed(call)
+    timeline = timeline_of(job)
+    assert [(span.phase, span.seconds) for span in timeline.rows[0].spans] == [
+        (Phase.UNKNOWN, timeline.seconds)
+    ]
+    assert not timeline.rows[0].is_whole
+    assert "only since it was attached to: job" in timeline.text(120)
+    assert service.ask().timeline().rows[0].is_whole
+    service.close()

@@ -61,6 +61,11 @@ class DetectingTransport(Transport):
     def exchange(self) -> Exchange | None:
         return None if self._inner is None else self._inner.exchange
 
+    @property
+    def trouble(self) -> str | None:
+        """What keeps calls from the service just now, if the transport that was found says that."""
+        return getattr(self._inner, "trouble", None)
+
     async def describe(self) -> ServiceDescription:
         inner = self._inner or await self._detected()
         description, self._description = self._description, None

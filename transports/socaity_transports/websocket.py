@@ -79,6 +79,8 @@ class WebSocketTransport(Transport):
         self._exchange: SocketExchange | None = None
         self._short_lives = 0
         self._trouble_since = 0.0
+        self.trouble: str | None = None
+        """What keeps calls from the server just now; None while nothing is known that does."""
 
     @classmethod
     def open(cls, target: Target) -> Self:
@@ -179,6 +181,7 @@ class WebSocketTransport(Transport):
                     self._connecting = None
                     session.give_up(error)
                     return
+                self._note_trouble(error)
                 await asyncio.sleep(_delay(attempt))
             self._connection = connection
             session.connect(connection.send)
@@ -191,6 +194,17 @@ class WebSocketTransport(Transport):
             session.give_up(ProtocolError(f"connecting failed: {type(exc).__name__}: {exc}"))
         finally:
             self._connecting = None
+            self.trouble = None
+
+    def _note_trouble(self, error: SocaityError) -> None:
+        if self.trouble is None:
+            logger.warning(
+                "the connection to %s is lost; trying for %g s to make it again (%s)",
+                self._target.place,
+                self._reconnect_for,
+                error,
+            )
+        self.trouble = f"the connection to {self._target.place} is lost and is being made again ({error})"
 
     async def _open_connection(self) -> _Connection:
         loop = asyncio.get_running_loop()
