@@ -26,7 +26,7 @@ from .jobs.backend import BlobStore, JobBackend, JobRecord, Lease, Sink
 from .jobs.blobs import DirectoryBlobStore
 from .jobs.memory import MemoryJobBackend
 from .publishing import Publishing
-from .references import Reference, find_references
+from .references import Reference, find_references, find_top_references
 from .repository import ModelRepository
 from .route import Route, suggestion
 from .running import Run, Slots
@@ -100,6 +100,11 @@ class DataPlane:
         self.blobs: BlobStore
         self.publishing: Publishing
         self.fetcher: Fetcher
+
+    @property
+    def max_referred(self) -> int:
+        """How many bytes references may bring to one call: as much as an upload may have, or arguments that are sent."""
+        return max(self.max_fetch, self.max_body or 0)
 
     # Life
 
@@ -475,7 +480,11 @@ class DataPlane:
         """
         self._check_open()
         if any(type(value) is dict or type(value) is list for value in arguments.values()):
-            references = find_references(arguments) if route.kind != "batched" else _top_references(arguments)
+            # what a batched route takes is seldom a reference, and often very many numbers
+            if route.kind != "batched" or find_top_references(arguments):
+                references = find_references(arguments)
+            else:
+                references = []
             if references:
                 await self.upstream.check(references, owner)
                 arguments = await self.upstream.resolve(arguments, references, owner, name=route.name)
@@ -666,11 +675,6 @@ class _LaterCall:
     def cancel(self) -> None:
         if self.task is not None:
             self.task.cancel()
-
-
-def _top_references(arguments: Mapping[str, Any]) -> list[tuple[str, Reference]]:
-    """Of a batched route only whole arguments can be references: its lists are numbers."""
-    return find_references({name: value for name, value in arguments.items() if type(value) is dict})
 
 
 def _no_job(job_id: str) -> NotFoundError:

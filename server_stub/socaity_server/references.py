@@ -4,13 +4,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from socaity.exceptions import InvalidInputError
 from socaity.protocol.messagepack import MAX_DEPTH
 
-__all__ = ["Reference", "find_references", "follow", "resolve"]
+__all__ = [
+    "ReadArguments",
+    "Reference",
+    "check_path",
+    "find_references",
+    "find_top_references",
+    "follow",
+    "has_marks",
+    "replaced",
+]
+
+MAX_REFERENCES = 10_000
+"""In the arguments of one call."""
+
+_MARKS = frozenset({"$job", "$call", "$blob", "$packed"})
+_MARKS_IN_BYTES = tuple(mark.encode() for mark in sorted(_MARKS))
+_ESCAPED = b"\\u00"
+"""How JSON may write any letter of a mark."""
+_MOST_KEYS = 4
+_MOST_STEPS = 2 * MAX_DEPTH
 
 
 class Reference(NamedTuple):
@@ -24,36 +43,78 @@ class Reference(NamedTuple):
     origin: tuple[Any, Any] | None = None
 
 
-Fetch: TypeAlias = Callable[[Reference, str], Awaitable[Any]]
+class ReadArguments(dict[str, Any]):
+    """Arguments in which references were looked for already: these are all that there are."""
+
+    def __init__(
+        self, arguments: Mapping[str, Any], references: Sequence[tuple[str, Reference]] = ()
+    ) -> None:
+        super().__init__(arguments)
+        self.references = list(references)
+
+
+def has_marks(body: bytes | bytearray) -> bool:
+    """Whether there may be references in a JSON document."""
+    # most have no `$`, and looking for one byte is quickest
+    return (b"$" in body and any(mark in body for mark in _MARKS_IN_BYTES)) or _ESCAPED in body
 
 
 def find_references(arguments: Mapping[str, Any]) -> list[tuple[str, Reference]]:
-    """All references with the parameter that they stand in; almost always none, and then cheap."""
+    """All references with the parameter that they stand in; almost always none, and then cheap. Raises InvalidInputError."""
+    if type(arguments) is ReadArguments:
+        return arguments.references
     found: list[tuple[str, Reference]] = []
     for name, value in arguments.items():
         kind = type(value)
         if kind is dict or kind is list:
-            found.extend((name, reference) for reference in _walk(value))
+            for reference in _walk(value):
+                found.append((name, reference))
+                if len(found) > MAX_REFERENCES:
+                    raise InvalidInputError(
+                        f"The arguments of a call may hold {MAX_REFERENCES} references, and these have more.",
+                        parameter=name,
+                        status=413,
+                        code="too_large",
+                    )
     return found
 
 
-async def resolve(value: Any, fetch: Fetch, parameter: str) -> Any:
-    """`value` with every reference replaced by what `fetch` gives for it."""
+def find_top_references(arguments: Mapping[str, Any]) -> list[tuple[str, Reference]]:
+    """Of a batched route only whole arguments can be references: its lists are numbers."""
+    if type(arguments) is ReadArguments:
+        return [one for one in arguments.references if type(arguments[one[0]]) is dict]
+    return find_references({name: value for name, value in arguments.items() if type(value) is dict})
+
+
+def replaced(value: Any, values: Iterator[Any]) -> Any:
+    """`value` with the next of `values` in the place of each reference, in the order of `find_references`."""
     if type(value) is dict:
-        reference = _read(value)
-        if reference is not None:
-            return await fetch(reference, parameter)
-        return {key: await resolve(item, fetch, parameter) for key, item in value.items()}
-    if type(value) is list and any(True for _ in _walk(value)):
-        return [await resolve(item, fetch, parameter) for item in value]
+        if _read(value) is not None:
+            return next(values)
+        return {key: replaced(item, values) if _may_hold(item) else item for key, item in value.items()}
+    if type(value) is list and _holds_containers(value):
+        return [replaced(item, values) if _may_hold(item) else item for item in value]
     return value
 
 
 def follow(result: Any, path: Sequence[Any]) -> Any:
-    """The part of `result` at `path`; raises LookupError or TypeError."""
+    """The part of `result` at `path`; raises LookupError, TypeError or OverflowError."""
     for step in path:
         result = result[step]
     return result
+
+
+def check_path(path: Sequence[Any]) -> tuple[str | int, ...]:
+    """The steps into a result. Raises InvalidInputError for what is neither a name nor a place: an array would take lists of
+    places, and give more than it has."""
+    if len(path) > _MOST_STEPS:
+        raise InvalidInputError(f"The path of a reference has {_MOST_STEPS} steps at most, not {len(path)}.")
+    for step in path:
+        if type(step) is not str and type(step) is not int:
+            raise InvalidInputError(
+                f"A step in the path of a reference is a text or a whole number, not a {type(step).__name__}."
+            )
+    return tuple(path)
 
 
 def _walk(value: Any, depth: int = 0) -> Iterator[Reference]:
@@ -64,26 +125,33 @@ def _walk(value: Any, depth: int = 0) -> Iterator[Reference]:
         if reference is not None:
             yield reference
             return
-        for item in value.values():
-            if type(item) in (dict, list):
+        value = value.values()
+    if _holds_containers(value):
+        for item in value:
+            if _may_hold(item):
                 yield from _walk(item, depth + 1)
-    else:
-        # One pass in C over the types keeps long lists of numbers cheap.
-        kinds = set(map(type, value))
-        if dict in kinds or list in kinds:
-            for item in value:
-                if type(item) in (dict, list):
-                    yield from _walk(item, depth + 1)
+
+
+def _holds_containers(values: Iterable[Any]) -> bool:
+    # one pass in C over the types keeps long lists of numbers cheap
+    kinds = set(map(type, values))
+    return dict in kinds or list in kinds
+
+
+def _may_hold(item: Any) -> bool:
+    return (type(item) is dict or type(item) is list) and bool(item)
 
 
 def _read(value: dict[Any, Any]) -> Reference | None:
-    if len(value) > 2:
-        return _read_packed(value)
+    if len(value) > _MOST_KEYS or _MARKS.isdisjoint(value):
+        return None
     for kind, word, form in (("job", "$job", str), ("call", "$call", int)):
         found = value.get(word)
         if type(found) is form and value.keys() <= {word, "path"}:
-            path = value.get("path") or ()
-            return Reference(kind, str(found), tuple(path)) if isinstance(path, list | tuple) else None
+            path = value.get("path")
+            if path is None:
+                return Reference(kind, str(found))
+            return Reference(kind, str(found), check_path(path)) if isinstance(path, list | tuple) else None
     blob = value.get("$blob")
     if isinstance(blob, str) and len(value) == 1:
         return Reference("blob", blob)

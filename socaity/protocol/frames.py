@@ -13,12 +13,15 @@ import msgpack
 from msgpack import ExtType
 
 from .messagepack import (
+    MAX_CONTAINERS,
     MAX_DEPTH,
     TENSOR,
     MalformedError,
+    TooManyError,
     _array_header,
     _default,
     _ext_hook,
+    counting_hooks,
     make_tensor,
     pack_plain,
     read_tensor_header,
@@ -54,6 +57,8 @@ PIECE = 512 * 1024
 """How many bytes of data go into one BUFFER message."""
 FRAME_SIZE = 1024 * 1024
 """A frame is cut where it would become larger than this, between two messages."""
+MAX_BUFFERS = 1024
+"""Arrays that may be on their way at once, besides as many large ones as `max_body` has room for."""
 
 
 class FrameWriter:
@@ -89,10 +94,12 @@ class FrameWriter:
 
 
 class FrameReader:
-    """Unpacks frames; `max_body` bounds the bytes of the arrays that are on their way."""
+    """Unpacks frames. `max_body` bounds the bytes of the arrays that are on their way, and with it goes a bound for what one
+    frame contains."""
 
     def __init__(self, max_body: int | None = None) -> None:
         self._max_body = max_body
+        self._max_buffers = MAX_BUFFERS + (max_body or 0) // LARGE
         self._buffers: dict[int, tuple[bytearray, int]] = {}  # what came, and how much there will be
         self._pending = 0
         self._refused: set[int] = set()
@@ -101,7 +108,15 @@ class FrameReader:
     def read(self, data: bytes | bytearray | memoryview) -> tuple[int, int, list[Any]]:
         """`seq`, `ack` and the messages, of which BUFFER messages are taken in. Raises MalformedError."""
         try:
-            frame = msgpack.unpackb(data, ext_hook=self._ext_hook, strict_map_key=False)
+            if len(data) <= MAX_CONTAINERS or self._max_body is None:  # each has a byte at least
+                frame = msgpack.unpackb(data, ext_hook=self._ext_hook, strict_map_key=False)
+            else:
+                hooks = counting_hooks(self._ext_hook, MAX_CONTAINERS)
+                frame = msgpack.unpackb(data, strict_map_key=False, **hooks)
+        except TooManyError as exc:
+            frame = self._without_arguments(data)
+            if frame is None:
+                raise MalformedError(f"a frame holds too much: {exc}") from exc
         except MalformedError:
             raise
         except Exception as exc:  # msgpack raises many classes; all mean the same here
@@ -125,6 +140,7 @@ class FrameReader:
                 type(number) is not int
                 or type(total) is not int
                 or type(piece) is not bytes
+                or not piece
                 or not 0 < total < 2**40
             ):
                 raise ValueError
@@ -139,6 +155,8 @@ class FrameReader:
                     raise MalformedError("too many buffers above the limit")
                 self._refused.add(number)
                 return
+            if self._max_body is not None and len(self._buffers) >= self._max_buffers:
+                raise MalformedError(f"more than {self._max_buffers} buffers are on their way at once")
             self._pending += total
             # grows with what comes, because an announcement alone must cost no memory
             known = self._buffers[number] = (bytearray(), total)
@@ -146,6 +164,28 @@ class FrameReader:
         if total != announced or len(buffer) + len(piece) > announced:
             raise MalformedError(f"buffer {number} is not as long as the {announced} bytes it announced")
         buffer += piece
+
+    def _without_arguments(self, data: bytes | bytearray | memoryview) -> list[Any] | None:
+        """The frame of a single call that has too many arguments, without them; None for any other."""
+
+        def refuse(value: Any) -> Any:
+            raise MalformedError("a number or a name is none")
+
+        unpacker = msgpack.Unpacker(max_buffer_size=len(data), list_hook=refuse, object_hook=refuse)
+        unpacker.feed(data)
+        try:
+            is_frame = unpacker.read_array_header() == 3
+            seq, ack = unpacker.unpack(), unpacker.unpack()
+            is_single = unpacker.read_array_header() == 1
+            unpacker.read_array_header()
+            op, n, name = unpacker.unpack(), unpacker.unpack(), unpacker.unpack()
+        except Exception as exc:  # see `read`
+            raise MalformedError("a frame is not [seq, ack, messages]") from exc
+        if not is_frame or not is_single or op not in (CALL, SUBMIT):
+            return None
+        self.met_too_large = True
+        arguments = {"": TooLarge(MAX_CONTAINERS, "lists, maps and tensors")}
+        return [seq, ack, [[op, n, name, arguments, *([""] if op == SUBMIT else [])]]]
 
     def _ext_hook(self, code: int, data: bytes) -> Any:
         if code != REFERENCE:
@@ -170,12 +210,13 @@ class FrameReader:
 
 
 class TooLarge:
-    """Stands where an array above the limit would have been; whoever takes the message refuses it."""
+    """Stands where something above the limit would have been; whoever takes the message refuses it."""
 
-    __slots__ = ("limit",)
+    __slots__ = ("limit", "unit")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, unit: str = "bytes") -> None:
         self.limit = limit
+        self.unit = unit
 
 
 def pieces_of(number: int, data: memoryview) -> list[Callable[[], list[Any]]]:

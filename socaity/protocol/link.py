@@ -14,6 +14,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import msgpack
+
 from .frames import CALL, CANCEL, FRAME_SIZE, PUBLISH, SUBMIT, WATCH, FrameReader, FrameWriter, pieces_of
 from .messagepack import MAX_DEPTH, MalformedError, pack_plain
 
@@ -27,6 +29,8 @@ ACK_BYTES = 64 * 1024
 ACK_FRAMES = 128
 ACK_DELAY = 0.5
 """An acknowledgement goes with the next frame, or alone after so many bytes, frames or seconds."""
+
+_LONGEST_NUMBERS = 1 + 9 + 9
 
 Write = Callable[[bytes], None]
 
@@ -52,12 +56,13 @@ class Link:
         self._seq = 0
         self._kept: deque[tuple[int, bytes]] = deque()
         self._kept_bytes = 0
-        self._max_unacknowledged = max_unacknowledged
+        self.max_unacknowledged = max_unacknowledged
         self.max_message: int | None = None
         """How many bytes a message may have with its large arrays, and `max_frame` without them."""
         self.max_frame: int | None = None
         self._overflow: deque[bytes] = deque()
-        self._overflow_bytes = 0
+        self._waiting_bytes = 0
+        """Of what is in `_overflow` and `_bulk`."""
         self._progress_at = time.monotonic()
         self._bulk: deque[tuple[Any, Callable[[], list[Any]] | bytes]] = deque()
         self._in_bulk: Counter[Any] = Counter()
@@ -74,7 +79,7 @@ class Link:
     @property
     def is_overdue(self) -> bool:
         """There is much to send and the other side has acknowledged nothing for long: keeping more would be a leak."""
-        return self.backlog > self._max_unacknowledged and time.monotonic() - self._progress_at > PATIENCE
+        return self.backlog > self.max_unacknowledged and time.monotonic() - self._progress_at > PATIENCE
 
     def hand_over(self) -> Write | None:
         """Give up the connection, for the link that takes its place."""
@@ -99,7 +104,7 @@ class Link:
     @property
     def backlog(self) -> int:
         """How many bytes the other side has not acknowledged, or was not sent because of that."""
-        return self._kept_bytes + self._overflow_bytes
+        return self._kept_bytes + self._waiting_bytes
 
     @property
     def is_idle(self) -> bool:
@@ -156,6 +161,7 @@ class Link:
                 return
             self._bulk.extend((None, piece) for number, data in large for piece in pieces_of(number, data))
             self._bulk.append((messages[0], packed))
+            self._waiting_bytes += len(packed) + sum(len(data) for _, data in large)
             self._in_bulk.update(_keys_of(messages[0]))
             self._pump()
             return
@@ -189,7 +195,7 @@ class Link:
     def _put(self, packed: bytes) -> None:
         if self._overflow or self._kept_bytes >= OVERFLOW:
             self._overflow.append(packed)
-            self._overflow_bytes += len(packed)
+            self._waiting_bytes += len(packed)
         else:
             self._emit(packed)
 
@@ -208,7 +214,7 @@ class Link:
         overflow = self._overflow
         while overflow and self._write is not None and self._kept_bytes < OVERFLOW:
             packed = overflow.popleft()
-            self._overflow_bytes -= len(packed)
+            self._waiting_bytes -= len(packed)
             self._emit(packed)
         bulk = self._bulk
         while bulk and self._write is not None and self._kept_bytes < WINDOW:
@@ -218,9 +224,12 @@ class Link:
                     self._in_bulk[key] -= 1
                     if not self._in_bulk[key]:
                         del self._in_bulk[key]
+                self._waiting_bytes -= len(item)
                 self._put(item)
             else:
-                self._put(self._writer.pack([item()]))
+                piece = item()
+                self._waiting_bytes -= len(piece[3])
+                self._put(self._writer.pack([piece]))
 
     # -- in ----------------------------------------------------------------------------------------------------------
 
@@ -228,7 +237,7 @@ class Link:
         """The messages of a frame; none if it came before. Raises MalformedError."""
         seq, ack, messages = self._reader_for(data)
         if ack > self._seq:
-            raise MalformedError(f"frame {ack} is acknowledged, but only {self._seq} were sent")
+            raise _never_sent(ack, self._seq)
         if ack:
             self._acknowledge(ack)
             if self._bulk or self._overflow:
@@ -242,6 +251,16 @@ class Link:
         elif self._ack_timer is None:
             self._ack_timer = asyncio.get_running_loop().call_later(ACK_DELAY, self._ack_late)
         return messages
+
+    def take_ack(self, data: bytes | bytearray | memoryview) -> bool:
+        """Take in what a frame acknowledges and nothing else. True: it has messages, and is to be given to `receive` later; until
+        then it is not acknowledged, so that the other side stops to send. Raises MalformedError."""
+        seq, ack = _peek_numbers(data)
+        if ack > self._seq:
+            raise _never_sent(ack, self._seq)
+        self._acknowledge(ack)
+        self._pump()
+        return seq > self.received
 
     def _reader_for(self, data: bytes | bytearray | memoryview) -> tuple[int, int, list[Any]]:
         # the number is looked at first: a frame that comes twice must not be taken in twice
@@ -279,6 +298,10 @@ class Link:
             self._ack_timer = None
 
 
+def _never_sent(ack: int, sent: int) -> MalformedError:
+    return MalformedError(f"frame {ack} is acknowledged, but only {sent} were sent")
+
+
 def _keys_of(message: Any) -> list[Any]:
     """The numbers of the calls of a message and, of a SUBMIT, the id of the job."""
     if message[0] == SUBMIT:
@@ -301,6 +324,20 @@ def _referred(value: Any, depth: int = 0) -> Iterator[Any]:
     for item in value:
         if isinstance(item, (dict, list, tuple)):
             yield from _referred(item, depth + 1)
+
+
+def _peek_numbers(data: bytes | bytearray | memoryview) -> tuple[int, int]:
+    """`seq` and `ack` without unpacking the rest."""
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(data[:_LONGEST_NUMBERS])
+    try:
+        length = unpacker.read_array_header()
+        seq, ack = unpacker.unpack(), unpacker.unpack()
+    except Exception as exc:  # msgpack raises many classes; all mean the same here
+        raise MalformedError("a frame is not [seq, ack, messages]") from exc
+    if length != 3 or type(seq) is not int or type(ack) is not int or seq < 0 or ack < 0:
+        raise MalformedError("a frame is not [seq, ack, messages]")
+    return seq, ack
 
 
 def _peek_seq(data: bytes | bytearray | memoryview) -> int:

@@ -23,6 +23,9 @@ TENSOR = 1
 MAX_DEPTH = 64
 """How deep lists and maps may be nested."""
 
+MAX_CONTAINERS = 2**20
+"""How many lists, maps and tensors a request may have: an empty one is a byte on the wire, and a hundred in memory."""
+
 # numpy names that may travel, with the format character that `memoryview.cast` knows (None: numpy only).
 DTYPES: dict[str, str | None] = {
     "bool": "?",
@@ -46,31 +49,74 @@ class MalformedError(ValueError):
     """The bytes are not what the protocol allows."""
 
 
+class TooManyError(MalformedError):
+    """There is more in it than may be."""
+
+
 def packb(value: Any) -> bytes:
     """Pack `value`; raises TypeError for a type that has no form on the wire."""
     return _pack(value)
 
 
-def unpackb(data: bytes | bytearray | memoryview, *, max_size: int | None = None) -> Any:
-    """Unpack one value; arrays are views of what was received. Raises MalformedError."""
-    limit = len(data) if max_size is None else max_size
+def unpackb(
+    data: bytes | bytearray | memoryview,
+    *,
+    max_containers: int | None = None,
+    max_items: int | None = None,
+) -> Any:
+    """Unpack one value; arrays are views of what was received. Raises MalformedError.
+
+    Raises TooManyError for more lists, maps and tensors than `max_containers`, or more of them and their items than
+    `max_items`.
+    """
+    limit = len(data)
+    longest = limit if max_items is None else min(limit, max_items)
+    hooks: dict[str, Any] = {"ext_hook": _ext_hook}
+    if max_items is not None:
+        hooks = counting_hooks(_ext_hook, max_items, counts_items=True)
+    elif max_containers is not None and limit > max_containers:  # each has a byte at least
+        hooks = counting_hooks(_ext_hook, max_containers)
     try:
         return msgpack.unpackb(
             data,
-            ext_hook=_ext_hook,
             strict_map_key=False,
             max_str_len=limit,
             max_bin_len=limit,
-            max_array_len=limit,
-            max_map_len=limit,
+            max_array_len=longest,
+            max_map_len=longest,
             max_ext_len=limit,
+            **hooks,
         )
     except MalformedError:
         raise
     except Exception as exc:  # msgpack raises many classes; all mean the same here
+        if longest < limit and str(exc).endswith((f"max_array_len({longest})", f"max_map_len({longest})")):
+            raise TooManyError(f"there are more than {max_items} values in it") from exc
         raise MalformedError(
             f"not a MessagePack value of this protocol: {exc or type(exc).__name__}"
         ) from exc
+
+
+def counting_hooks(
+    ext_hook: Callable[[int, bytes], Any], most: int, *, counts_items: bool = False
+) -> dict[str, Any]:
+    """Hooks for msgpack that raise TooManyError as soon as there are more than `most` lists, maps and extensions. They cost
+    some time for each of these, so they are for what is large."""
+    left = most
+
+    def count(value: Any) -> Any:
+        nonlocal left
+        left -= 1 + len(value) if counts_items else 1
+        if left < 0:
+            what = "values" if counts_items else "lists, maps and tensors"
+            raise TooManyError(f"there are more than {most} {what} in it")
+        return value
+
+    def count_extension(code: int, data: bytes) -> Any:
+        count(())
+        return ext_hook(code, data)
+
+    return {"list_hook": count, "object_hook": count, "ext_hook": count_extension}
 
 
 def tensor_header(dtype: str, shape: tuple[int, ...]) -> bytes:

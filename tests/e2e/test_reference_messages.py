@@ -144,13 +144,15 @@ def test_what_is_not_known_is_refused(socket: ClientConnection) -> None:
         [SUBMIT, 5, "echo", {"value": deep}, f"{22:032x}"],
         [CALL, 6, "next", {"x": {"$call": True}}],
         [CALL, 7, "next", {"x": {"$call": 1, "path": 5}}],
+        [SUBMIT, 8, "echo", {"value": {"$job": JOB, "path": [[0, 0]]}}, f"{23:032x}"],
+        [CALL, 9, "next", {"x": {"$job": JOB, "path": [True]}}],
     )
-    codes = [client.last_of(n)[2]["code"] for n in range(1, 8)]
+    codes = [client.last_of(n)[2]["code"] for n in range(1, 10)]
     assert codes[:4] == ["unknown_call", "unknown_call", "unknown_job", "unknown_job"]
     assert codes[4] in ("too_deep", "invalid_input")
-    assert codes[5:] == ["invalid_input", "invalid_input"]
-    client.send([CALL, 8, "next", {"x": 1.0}])
-    assert client.last_of(8) == [RESULT, 8, 2.0]
+    assert codes[5:] == ["invalid_input"] * 4
+    client.send([CALL, 10, "next", {"x": 1.0}])
+    assert client.last_of(10) == [RESULT, 10, 2.0]
 
 
 def test_a_call_that_was_not_run_says_why(socket: ClientConnection) -> None:
@@ -200,7 +202,7 @@ def test_results_are_published_on_demand(server: ServerProcess, socket: ClientCo
     assert client.last_of(5)[2]["code"] == "upstream_failed"
     assert client.last_of(7) == [RESULT, 7, None]
     assert client.last_of(9) == [RESULT, 9, None]
-    assert client.last_of(10)[2]["code"] == "unknown_call"
+    assert client.last_of(10)[2]["code"] == "invalid_input"
     assert client.last_of(11)[2]["code"] == "unknown_job"
     assert "which failed: ValueError: boom" in client.last_of(13)[2]["detail"]
     asked = urllib.request.Request(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tracemalloc
 from typing import Any
+from unittest import mock
 
 import msgpack
 import numpy as np
@@ -16,16 +17,27 @@ from hypothesis.extra import numpy as hnp
 from socaity.protocol import messagepack
 from socaity.protocol.frames import (
     BUFFER,
+    CALL,
     LARGE,
+    MAX_BUFFERS,
     PIECE,
     REFERENCE,
     RESULT,
+    SUBMIT,
     FrameReader,
     FrameWriter,
     TooLarge,
     pieces_of,
 )
-from socaity.protocol.messagepack import DTYPES, MalformedError, packb, tensor_header, unpackb
+from socaity.protocol.messagepack import (
+    DTYPES,
+    MAX_CONTAINERS,
+    MalformedError,
+    TooManyError,
+    packb,
+    tensor_header,
+    unpackb,
+)
 
 arrays = st.sampled_from(sorted(DTYPES)).flatmap(
     lambda name: hnp.arrays(np.dtype(name), hnp.array_shapes(min_dims=0, min_side=0, max_dims=5, max_side=6))
@@ -286,3 +298,91 @@ def test_large_arrays_are_not_copied_by_the_writer() -> None:
         assert tracemalloc.get_traced_memory()[1] < 8 * PIECE
     finally:
         tracemalloc.stop()
+
+
+def test_buffers_that_are_never_filled_are_few() -> None:
+    reader = FrameReader(2**26)
+    with pytest.raises(MalformedError, match="buffers are on their way at once"):
+        for n in range(1, 100_000):
+            reader.read(msgpack.packb([1, 0, [[BUFFER, n, 2, b"x"]]]))
+    assert len(reader._buffers) <= MAX_BUFFERS + 2**26 // LARGE
+
+
+def test_a_piece_holds_something() -> None:
+    with pytest.raises(MalformedError, match="BUFFER"):
+        read([msgpack.packb([1, 0, [[BUFFER, 1, 1, b""]]])])
+
+
+def test_as_many_large_arrays_as_fit_may_be_on_their_way() -> None:
+    writer, reader = FrameWriter(), FrameReader(LARGE * 200)
+    with mock.patch("socaity.protocol.frames.MAX_BUFFERS", 0):
+        reader = FrameReader(LARGE * 200)
+    arrays = [np.zeros(LARGE, np.uint8)] * 200
+    [[_, _, back]] = read(frames_of(writer, [[RESULT, 1, arrays]]), reader)
+    assert len(back) == 200
+
+
+def packed_lists(count: int) -> bytes:
+    return b"\xdd" + count.to_bytes(4, "big") + b"\x90" * count
+
+
+@pytest.mark.parametrize(
+    ("call", "size"),
+    [([CALL, 7, "f"], 4), ([SUBMIT, 7, "f"], 5)],
+)
+def test_a_call_with_too_many_lists_is_refused_and_the_rest_goes_on(call: list[Any], size: int) -> None:
+    reader = FrameReader(2**26)
+    head = b"\x93\x01\x00\x91" + bytes([0x90 + size]) + b"".join(map(msgpack.packb, call))
+    tail = msgpack.packb("0" * 32) if size == 5 else b""
+    frame = head + b"\x81\xa1x" + packed_lists(MAX_CONTAINERS) + tail
+    seq, ack, [message] = reader.read(frame)
+    assert (seq, ack, message[:3]) == (1, 0, call)
+    assert reader.met_too_large
+    [too_large] = message[3].values()
+    assert isinstance(too_large, TooLarge)
+    assert (too_large.limit, too_large.unit) == (MAX_CONTAINERS, "lists, maps and tensors")
+    assert reader.read(msgpack.packb([2, 0, [[RESULT, 1, []]]]))[2] == [[RESULT, 1, []]]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\x93\x01\x00\x91\x93" + bytes([RESULT, 7]) + packed_lists(MAX_CONTAINERS),
+        b"\x93\x01\x00\x91\x94" + bytes([CALL]) + packed_lists(MAX_CONTAINERS) + b"\xa1f\x80",
+        b"\x93\x01\x00" + packed_lists(MAX_CONTAINERS),
+        b"\x93" + packed_lists(MAX_CONTAINERS) + b"\x00\x90",
+    ],
+)
+def test_too_much_in_anything_else_is_malformed(frame: bytes) -> None:
+    with pytest.raises(MalformedError):
+        FrameReader(2**26).read(frame)
+    with pytest.raises(MalformedError):  # one that was cut
+        FrameReader(2**26).read(frame[:-10])
+
+
+def test_many_numbers_are_no_lists() -> None:
+    numbers = list(range(MAX_CONTAINERS * 2))
+    assert FrameReader(2**26).read(msgpack.packb([1, 0, [[CALL, 1, "f", {"x": numbers}]]]))[2][0][3] == {
+        "x": numbers
+    }
+
+
+def test_a_reader_without_a_limit_takes_whatever_a_server_sends() -> None:
+    frame = b"\x93\x01\x00\x91\x93" + bytes([RESULT, 7]) + packed_lists(MAX_CONTAINERS)
+    assert len(FrameReader().read(frame)[2][0][2]) == MAX_CONTAINERS
+
+
+def test_unpacking_counts_lists_or_all_values() -> None:
+    data = packb([[1, 2], {"a": np.zeros(3)}])
+    assert len(unpackb(data, max_containers=4)) == 2
+    # counted only where there can be so many: each has a byte at least
+    lists = packb([[]] * 100)
+    assert len(unpackb(lists, max_containers=101)) == 100
+    with pytest.raises(TooManyError, match="more than 100 lists, maps and tensors"):
+        unpackb(lists, max_containers=100)
+    assert len(unpackb(data, max_items=10)) == 2
+    with pytest.raises(TooManyError, match="more than 7 values"):
+        unpackb(data, max_items=7)
+    for many in ([0] * 100, dict.fromkeys(range(100))):
+        with pytest.raises(TooManyError, match="more than 50 values"):
+            unpackb(packb(many), max_items=50)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,26 +15,36 @@ from starlette.types import Message, Receive
 
 from socaity.exceptions import InvalidInputError
 from socaity.protocol.media import OCTETS, Media, guess_type, safe_name
-from socaity.protocol.messagepack import MalformedError, unpackb
+from socaity.protocol.messagepack import MAX_CONTAINERS, MalformedError, TooManyError, unpackb
 
 from ..parameters import Parameter
+from ..references import ReadArguments, find_references, has_marks
 from ..route import Route
+from .referring import permit_references
 from .responses import MSGPACK
 
 RESERVED = frozenset({"sync", "job_id"})
 """Query parameters that are ours; an argument of such a name goes into the body."""
+MANY_BYTES = 256 * 1024
+"""A body of more is read on a thread, so that others are answered meanwhile."""
 
 
 async def read_arguments(request: Request, route: Route, max_body: int) -> dict[str, Any]:
-    """The arguments by name; raises InvalidInputError (400, 413, 415)."""
+    """The arguments by name; raises InvalidInputError (400, 413, 415), and where the caller may not read what they refer to,
+    AuthenticationError 403."""
     arguments = await _read_body(request, route, max_body)
     for name, text in request.query_params.multi_items():
         if name in RESERVED:
             continue
+        if type(arguments) is ReadArguments:
+            arguments = dict(arguments)  # what was found in them may be replaced
         parameter = route.by_name.get(name)
         values = request.query_params.getlist(name)
         value: Any = values if len(values) > 1 else text
         arguments[name] = parameter.parse_text(text) if parameter is not None and len(values) == 1 else value
+    guard = request.app.dataplane.guard
+    if guard is not None:
+        await permit_references(guard, request.scope, arguments)
     return arguments
 
 
@@ -69,7 +80,8 @@ def too_large(max_body: int) -> InvalidInputError:
 
 
 def decode_json(body: bytes) -> dict[str, Any]:
-    """A JSON object; raises InvalidInputError 400 that names the position."""
+    """A JSON object; raises InvalidInputError: 400 that names the position, and 413."""
+    check_containers(body)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
@@ -77,15 +89,47 @@ def decode_json(body: bytes) -> dict[str, Any]:
     return _checked(value, "a JSON object")
 
 
+def with_references(arguments: dict[str, Any], body: bytes | bytearray) -> ReadArguments:
+    """The arguments that are JSON in `body`, with the references among them."""
+    return ReadArguments(arguments, find_references(arguments) if has_marks(body) else ())
+
+
 def decode_msgpack(body: bytes) -> dict[str, Any]:
-    """A MessagePack map; raises InvalidInputError 400."""
+    """A MessagePack map; raises InvalidInputError 400, 413."""
     try:
-        value = unpackb(body)
+        value = unpackb(body, max_containers=MAX_CONTAINERS)
+    except TooManyError as exc:
+        raise _too_many() from exc
     except MalformedError as exc:
         raise InvalidInputError(
             f"The body is not MessagePack: {exc}.", status=400, code="malformed_body"
         ) from exc
     return _checked(value, "a MessagePack map")
+
+
+def check_containers(body: bytes | bytearray) -> None:
+    """Raises InvalidInputError 413 for JSON of very many lists and objects, of which each takes a multiple of its two bytes."""
+    if len(body) <= MAX_CONTAINERS or _brackets(body) <= MAX_CONTAINERS:
+        return
+    # only now, because it takes time: those in texts are none
+    if body.count(b'"') <= MAX_CONTAINERS:
+        parts = body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
+        if sum(map(_brackets, parts)) <= MAX_CONTAINERS:
+            return
+    raise _too_many()
+
+
+def _brackets(body: bytes | bytearray) -> int:
+    return body.count(b"[") + body.count(b"{")
+
+
+def _too_many() -> InvalidInputError:
+    return InvalidInputError(
+        f"The body has more than {MAX_CONTAINERS} lists and maps, the limit of this service; send large arrays as tensors "
+        "(application/vnd.socaity+msgpack) or files.",
+        status=413,
+        code="too_large",
+    )
 
 
 def unsupported(content_type: str) -> InvalidInputError:
@@ -115,12 +159,19 @@ async def _read_body(request: Request, route: Route, max_body: int) -> dict[str,
     body = await read_body(request, max_body)
     if not body:
         return {}
+    if len(body) > MANY_BYTES:
+        return await asyncio.to_thread(_decode, body, content_type)
+    return _decode(body, content_type)
+
+
+def _decode(body: bytes, content_type: str) -> ReadArguments:
     if content_type == "application/json" or (
         content_type.startswith("application/") and content_type.endswith("+json")
     ):
-        return decode_json(body)
+        return with_references(decode_json(body), body)
     if content_type == MSGPACK:
-        return decode_msgpack(body)
+        arguments = decode_msgpack(body)
+        return ReadArguments(arguments, find_references(arguments))
     raise unsupported(content_type)
 
 
@@ -148,6 +199,8 @@ async def _form_values(form: FormData, route: Route) -> dict[str, Any]:
             if isinstance(item, UploadFile):
                 values.append(_uploaded(item, await item.read(), parameter))
             else:
+                if len(item) > MAX_CONTAINERS:
+                    check_containers(item.encode("utf-8", "replace"))
                 values.append(item if parameter is None else parameter.parse_text(item))
         arguments[name] = values[0] if len(values) == 1 else values
     return arguments

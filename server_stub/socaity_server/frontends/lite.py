@@ -25,8 +25,16 @@ from ..route import Route
 from ..tensors import Rows
 from ..values import to_json
 from ..waterfall import Waterfall
-from .bodies import decode_json, decode_msgpack, too_large
+from .bodies import (
+    MANY_BYTES,
+    check_containers,
+    decode_json,
+    decode_msgpack,
+    too_large,
+    with_references,
+)
 from .departure import Departure, setter
+from .referring import permit_references
 from .responses import MSGPACK, problem_response
 
 __all__ = ["AnswerForm", "ModelHandler", "Observer", "is_model"]
@@ -119,7 +127,11 @@ class ModelHandler:
                 body = await self._read_on(body, receive)
             if len(body) > self.max_body:
                 raise too_large(self.max_body)
-            arguments = self._decode(headers.get(b"content-type", b""), body)
+            kind = headers.get(b"content-type", b"")
+            if len(body) > MANY_BYTES:
+                arguments = await asyncio.to_thread(self._decode_large, kind, body)
+            else:
+                arguments = self._decode(kind, body)
             explain = self._read_query(query) if query else False
             as_features = "features" in arguments and len(arguments) == 1
             squeeze = False
@@ -131,6 +143,9 @@ class ModelHandler:
                 and any(type(one) is dict for one in arguments.values())
                 and find_references(arguments)
             ):
+                guard = self.dataplane.guard
+                if guard is not None:
+                    await permit_references(guard, scope, arguments)
                 result = await self.dataplane.invoke(
                     self.route, arguments, owner=scope.get("socaity.owner", "")
                 )
@@ -199,7 +214,7 @@ class ModelHandler:
         """A call whose request is nothing but JSON, and perhaps a time limit (X-Request-Timeout-Ms), and the form that
         `encode_plain` is to give its result. None: it needs the long way. Raises as `DirectRoute.call`."""
         dataplane = self.dataplane
-        if self._observers or not dataplane.is_ready:
+        if self._observers or not dataplane.is_ready or len(body) > MANY_BYTES:
             return None
         arguments = self._decode(b"application/json", body)
         form = AnswerForm.PLAIN
@@ -248,6 +263,14 @@ class ModelHandler:
             return orjson.dumps(result, option=_NUMPY), _JSON_TYPE
         except TypeError:
             return to_json(result), _JSON_TYPE
+
+    def _decode_large(self, content_type: bytes, body: bytes) -> dict[str, Any]:
+        """On a thread."""
+        is_json = b"json" in content_type
+        if is_json:
+            check_containers(body)
+        arguments = self._decode(content_type, body)
+        return with_references(arguments, body) if is_json else arguments
 
     def _decode(self, content_type: bytes, body: bytes | bytearray) -> dict[str, Any]:
         if content_type == b"application/json":

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from typing import Any
+
+from socaity.exceptions import AuthenticationError
 
 from ..auth.guard import SERVICE, Action, Guard, Principal, RequestContext, job_resource
+from ..references import Reference
 from ..route import Route
 from .access import resource_of_endpoint
+from .referring import what_is_read
 
-__all__ = ["Admission", "GuardedCall"]
+__all__ = ["Admission", "GuardedCall", "Permission"]
 
 
 class Admission:
@@ -39,8 +44,44 @@ class Admission:
         """To end a job."""
         return self._ask(Action.JOB_CANCEL, job_resource(job_id))
 
+    async def read(self, references: Sequence[tuple[str, Reference]]) -> None:
+        """To read what a call refers to."""
+        for action, resource in what_is_read(reference for _, reference in references):
+            waiting = self._ask(action, resource)
+            if waiting is not None:
+                await waiting
+
+    def check_time(self) -> None:
+        """Raises AuthenticationError where the token has expired; for what was permitted when it began."""
+        if self.principal.has_expired:
+            raise AuthenticationError(
+                "The token has expired; connect again with a new one.", code="token_expired"
+            )
+
     def _ask(self, action: Action, resource: str) -> Awaitable[None] | None:
         return self._guard.authorize(self.principal, action, resource, self.context)
+
+
+class Permission:
+    """What a direct call awaits that refers to something: that it may be read, and before that `ready`. Nothing happens to one
+    that nobody awaits."""
+
+    __slots__ = ("_admission", "_ready", "_references")
+
+    def __init__(
+        self,
+        admission: Admission,
+        references: Sequence[tuple[str, Reference]],
+        ready: Awaitable[Any] | None,
+    ) -> None:
+        self._admission = admission
+        self._references = references
+        self._ready = ready
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if self._ready is not None:
+            yield from self._ready.__await__()
+        yield from self._admission.read(self._references).__await__()
 
 
 class GuardedCall:

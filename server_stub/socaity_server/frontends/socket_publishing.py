@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from socaity.exceptions import SocaityError, to_problem
 from socaity.protocol.frames import ERROR, RESULT
 
-from ..references import Reference
+from ..references import Reference, check_path
 from .call_results import LARGE, wire_size
 
 if TYPE_CHECKING:
@@ -85,8 +85,7 @@ class Publisher:
 
 
 def published_reference(message: list[Any]) -> Reference:
-    """What a PUBLISH message is about."""
+    """What a PUBLISH message is about. Raises InvalidInputError."""
     _, _, source, path = message
-    if isinstance(source, str):
-        return Reference("job", source, tuple(path))
-    return Reference("call", str(int(source)), tuple(path))
+    kind, name = ("job", source) if isinstance(source, str) else ("call", str(int(source)))
+    return Reference(kind, name, check_path(path))

@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +41,13 @@ from socaity.protocol.link import Link
 from socaity.protocol.messagepack import MalformedError
 
 from ..direct import Cancellable
-from ..references import find_references
+from ..references import ReadArguments, find_references
 from .call_results import CallResults
 from .limits import Limits
-from .socket_admission import Admission, GuardedCall
+from .socket_admission import Admission, GuardedCall, Permission
 from .socket_connection import Connection
 from .socket_messages import SHAPES, check, read_options, walk
+from .socket_pace import Pace
 from .socket_publishing import Publisher, published_reference
 from .socket_watches import Watches
 from .timing import timing_of_call
@@ -85,12 +86,19 @@ class Session:
         """What calls and jobs have to pass before they are looked at."""
         self.address = ""
         """Where the client was at its last handshake."""
+        self.end_connection: Callable[[], object] | None = None
+        """Ends the connection at once: a client that does not read could keep it, and what it was sent."""
         self._frontend = frontend
         self._dataplane = frontend.dataplane
         self._loop = asyncio.get_running_loop()
-        self._link = Link(on_unsendable=self._on_unsendable, max_body=frontend.max_body)
+        self._link = Link(
+            on_unsendable=self._on_unsendable,
+            max_body=frontend.max_body,
+            max_unacknowledged=frontend.max_unacknowledged,
+        )
         self._connection: Connection | None = None
         self._running: dict[int, Any] = {}
+        self._pace = Pace(self._link, self._running, take=self.take, give_up=self._give_up)
         self._outbox: list[list[Any]] = []
         self.results = CallResults(frontend.held)
         self._awaited = self.results.awaited
@@ -114,6 +122,7 @@ class Session:
     def connect(self, connection: Connection, resumed: bool, received: int) -> None:
         if self._connection is not None:
             self._connection.close()  # the client came back before we noticed that it had gone
+            self._pace.forget()
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
@@ -137,8 +146,9 @@ class Session:
     def disconnect(self, connection: Connection) -> None:
         if self._connection is not connection:
             return
-        self._connection = None
+        self._connection = self.end_connection = None
         self._link.disconnect()
+        self._pace.forget()
         if self._is_expired:
             return
         self._expiry = self._loop.call_later(self._frontend.session_ttl, self.expire)
@@ -146,6 +156,11 @@ class Session:
     @property
     def is_connected(self) -> bool:
         return self._connection is not None
+
+    @property
+    def is_expired(self) -> bool:
+        """Nothing is done for this client any more."""
+        return self._is_expired
 
     @property
     def is_idle(self) -> bool:
@@ -179,6 +194,7 @@ class Session:
         self._running.clear()
         self.results.close()
         self._link.disconnect()
+        self._pace.forget()
         if self._connection is not None:
             self._connection.close()
 
@@ -186,6 +202,11 @@ class Session:
 
     def take(self, data: bytes) -> None:
         """Act on a frame. Raises MalformedError, ValueError or TypeError for what is not in the protocol."""
+        if self._pace.is_full:
+            self._pace.hold_back(data)
+            if self._watches.is_paused and not self._is_expired:
+                self._watches.go_on()
+            return
         messages = self._link.receive(data)
         if self._watches.is_paused:
             self._watches.go_on()
@@ -309,14 +330,23 @@ class Session:
         if self._is_expired:
             return
         link = self._link
+        before = link.backlog
         link.send(messages)
         self.results.sent(link.position, link.acknowledged, messages)
         self._watches.handed_over = 0
         if self._watches.is_paused:
             self._loop.call_soon(self._watches.go_on)
-        if link.is_overdue:
-            logger.warning("a client did not acknowledge what it was sent; its session is closed")
-            self.expire()
+        if link.backlog > self._pace.far_behind:
+            self._pace.sent(len(messages), before)
+
+    def _give_up(self) -> None:
+        if self._is_expired:
+            return
+        logger.warning("a client did not acknowledge what it was sent; its session is closed")
+        end_connection = self.end_connection
+        self.expire()
+        if end_connection is not None:
+            end_connection()
 
     def _cancel_call(self, request: int, n: int) -> None:
         call = self._running.pop(n, None)
@@ -332,11 +362,13 @@ class Session:
     def _capture(self, references: Any) -> tuple[Any, Any]:
         """See `DataPlane.call`: what a direct call refers to. Jobs are known when what came before it is worked off."""
         calls = self.results.capture(references, self._running, self._outbox)
-        if self._control_task is None or not any(one.kind == "job" for _, one in references):
-            return calls, None
-        reached = self._loop.create_future()
-        self._do_later([_REACHED], reached)
-        return calls, reached
+        reached: asyncio.Future[None] | None = None
+        if self._control_task is not None and any(one.kind == "job" for _, one in references):
+            reached = self._loop.create_future()
+            self._do_later([_REACHED], reached)
+        if self.admission is None:
+            return calls, reached
+        return calls, Permission(self.admission, references, reached)
 
     def _captured(self, message: list[Any]) -> Any:
         """The direct calls that a job, or what is to be published, refers to; None if there are no references."""
@@ -344,6 +376,7 @@ class Session:
             references = [("result", published_reference(message))]
         else:
             references = find_references(message[3])
+            message[3] = ReadArguments(message[3], references)  # not looked for again
         return self.results.capture(references, self._running, self._outbox) if references else None
 
     def _do_later(self, message: list[Any], more: Any) -> None:
@@ -353,6 +386,8 @@ class Session:
 
     def _fetch(self, request: int, n: int) -> None:
         try:
+            if self.admission is not None:
+                self.admission.check_time()
             self._post([RESULT, request, self.results.fetch(n)])
         except SocaityError as exc:
             self._post([ERROR, request, to_problem(exc)])
@@ -385,6 +420,8 @@ class Session:
                 raise InvalidInputError("a job id has 32 hexadecimal digits", status=400, code="malformed")
             if admission is not None:
                 await _permitted(admission.infer(name))
+                if calls is not None:  # it refers to something
+                    await admission.read(find_references(arguments))
             record = await dataplane.submit(
                 dataplane.route(name), arguments, key=job_id, calls=calls, owner=owner
             )
@@ -396,8 +433,10 @@ class Session:
             record = await dataplane.get(job_id, owner)
             self._watches.add(n, job_id, after, has_ended=record.status.is_terminal)
         elif op == PUBLISH:
-            if admission is not None and isinstance(message[2], str):
-                await _permitted(admission.read_job(message[2]))
+            if admission is not None:
+                admission.check_time()
+                if isinstance(message[2], str):
+                    await _permitted(admission.read_job(message[2]))
             self._publisher.start(message, calls)
         elif op == CANCEL:
             if admission is not None:
@@ -412,10 +451,14 @@ class Session:
 
     def _refuse_too_large(self, message: list[Any], size: int) -> bool:
         limit = self._frontend.max_body
-        if size <= limit and not any(isinstance(value, TooLarge) for value in walk(message[3])):
-            return False
+        unit = "bytes"
+        if size <= limit:
+            found = next((value for value in walk(message[3]) if isinstance(value, TooLarge)), None)
+            if found is None:
+                return False
+            limit, unit = found.limit, found.unit
         error = InvalidInputError(
-            f"the arguments are larger than the {limit} bytes that this server takes",
+            f"the arguments are larger than what this server takes: {limit} {unit}",
             status=413,
             code="too_large",
         )

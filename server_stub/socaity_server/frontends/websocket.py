@@ -32,7 +32,11 @@ logger = logging.getLogger(__name__)
 SESSION_TTL = 60.0
 """Seconds for which a session waits for its client to come back."""
 HELLO_DEADLINE = 10.0
+MAX_HELLO = 64 * 1024
+"""Bytes of the first frame of a connection."""
 MAX_SESSIONS = 10_000
+MAX_UNACKNOWLEDGED = 256 * 1024 * 1024
+"""Bytes of answers that a client may not have acknowledged before it is asked to send no more."""
 
 
 class WebSocketFrontend:
@@ -42,6 +46,7 @@ class WebSocketFrontend:
         self.dataplane = dataplane
         self.max_body = max_body
         self.session_ttl = session_ttl
+        self.max_unacknowledged = MAX_UNACKNOWLEDGED
         self.sessions: dict[str, Session] = {}
         self.held = HeldBytes()
 
@@ -56,9 +61,12 @@ class WebSocketFrontend:
         connection = Connection(send)
         session: Session | None = None
         writer = asyncio.create_task(connection.write_frames())
+        task = asyncio.current_task()
         try:
             async with asyncio.timeout(HELLO_DEADLINE):
                 session = self._welcome(await receive_frame(receive), connection, scope)
+            if session is not None and task is not None:
+                session.end_connection = task.cancel
             while session is not None and (data := await receive_frame(receive)) is not None:
                 session.take(data)
             if session is not None and session.is_idle:
@@ -69,6 +77,9 @@ class WebSocketFrontend:
                 session.expire()
         except TimeoutError:
             await connection.say_goodbye("no hello came")
+        except asyncio.CancelledError:
+            if task is None or session is None or not session.is_expired or task.uncancel():
+                raise
         except OSError:  # the connection broke while we wrote
             logger.debug("a socket broke")
         finally:
@@ -81,6 +92,8 @@ class WebSocketFrontend:
         """Find or make the session of a hello. Raises MalformedError."""
         if data is None:
             return None
+        if len(data) > MAX_HELLO:
+            raise MalformedError(f"the first message has more than {MAX_HELLO} bytes")
         hello = Link(on_unsendable=lambda message, error: None).receive(data)
         if len(hello) != 1 or len(hello[0]) != 2 or hello[0][0] != HELLO or not isinstance(hello[0][1], dict):
             raise MalformedError("the first message is not a hello")
