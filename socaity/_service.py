@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import logging
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from types import MappingProxyType, TracebackType
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Service"]
 
 logger = logging.getLogger(__name__)
+_making = threading.Lock()
+"""Held while a service gets its memory of calls, of which two threads would else make one each."""
 _DESCRIBE_GRACE = 5.0
 _CANCEL_DEADLINE = 10.0
 _LAST_CANCELS = 2.0
@@ -206,7 +209,9 @@ class Service:
         if self._memos is None:
             from ._memo import Memo
 
-            self._memos = Memo()
+            with _making:
+                if self._memos is None:
+                    self._memos = Memo()
         return self._memos
 
     def _submit(self, job: Job[Any]) -> None:

@@ -104,7 +104,7 @@ def test_own_transport_maps_what_goes_wrong() -> None:
 
 def test_own_runtime_is_served_and_batched() -> None:
     signature, one, many, refused = output_of("09_own_runtime.py")
-    assert signature == "(x: 'Array[float32, 64]') -> dict"
+    assert signature == "(x: 'Array[float32, 64]') -> 'dict[str, Array]'"
     assert one == "one item: 6 (10,)"
     ran = re.fullmatch(r"180 calls ran in (\d+) batches; (\d+)% are right", many)
     assert ran is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anyio
@@ -12,6 +13,7 @@ import pytest
 
 import socaity
 from socaity import InvalidInputError, JobCancelled, JobFailed, JobLost, JobStatus
+from socaity._memo import Memo
 from socaity.protocol.description import EndpointDescription, ParameterDescription
 from socaity.testing import ScriptedTransport, number_events
 from socaity.transport import Call
@@ -724,6 +726,28 @@ def test_a_long_chain_fails_and_is_cancelled_without_recursion() -> None:
         assert len(str(error)) < 2000
         assert first.exception(DEADLINE) is not None
         service.close()
+
+
+def test_threads_that_memoise_at_once_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    service, _ = held()
+    made, go_on = [], threading.Event()
+
+    class SlowMemo(Memo):
+        def __init__(self) -> None:
+            made.append(self)
+            assert go_on.wait(DEADLINE)
+            super().__init__()
+
+    monkeypatch.setattr("socaity._memo.Memo", SlowMemo)
+    ask = service.ask.with_options(memoize=True)
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(ask, 1) for _ in range(4)]
+        give_up = time.monotonic() + DEADLINE
+        while not made:
+            assert time.monotonic() < give_up
+        go_on.set()
+        assert len({id(job.result(DEADLINE)) for job in jobs}) == 1
+    service.close()
 
 
 def test_memoised_calls_are_bounded_and_forget_failures() -> None:
