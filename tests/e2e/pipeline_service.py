@@ -38,6 +38,13 @@ def open_gate(name: str) -> bool:
     return True
 
 
+@router.add_route("/close_gate")
+def close_gate(name: str) -> bool:
+    """Let everything wait at this gate that comes from now on."""
+    _gate(name).clear()
+    return True
+
+
 @router.add_route("/runs")
 def runs(name: str) -> int:
     """How often a step was run under this name."""

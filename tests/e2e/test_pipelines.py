@@ -145,6 +145,7 @@ def test_a_large_intermediate_result_stays_there(
         assert taken.result(DEADLINE) == 20_000_000
     else:
         held_at = wide.held_at.with_options(timeout=DEADLINE) if kind == "timed" else wide.held_at
+        service.close_gate("direct").result(DEADLINE)  # both kinds wait there
         made = held_at(np.float64(2))
         taken = wide.total(made)
         assert wide.echo("all have arrived").result(DEADLINE)
