@@ -42,6 +42,12 @@ def let_go(service: socaity.Service, gate: str) -> None:
     service.open_gate(gate).result(DEADLINE)
 
 
+def open_wires(*services: socaity.Service) -> None:
+    """What a wire can pass on is known when it is open; a call before that takes what it needs as a value."""
+    for service in services:
+        service.add_one(1).result(DEADLINE)
+
+
 def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -83,6 +89,7 @@ def two(first: ServerProcess, second: ServerProcess, **options: Any) -> Iterator
         socaity.connect(wire.url, progress=False, **options) as one,
         socaity.connect(other_wire.url, progress=False) as another,
     ):
+        open_wires(one, another)
         yield Two(one, another, (wire, other_wire))
 
 
@@ -235,6 +242,7 @@ def test_a_service_that_nobody_reaches_is_no_obstacle(first: ServerProcess) -> N
         socaity.connect(one_server.url, progress=False) as one,
         socaity.connect(other_server.url, progress=False) as another,
     ):
+        open_wires(one, another)
         made = [one.large(2, gate="unreached"), one.large(3, gate="unreached")]
         taken, direct = another.size(made), another.total(one.held_at(np.float64(1)))
         let_go(one, "unreached")
@@ -395,6 +403,7 @@ def test_a_published_result_is_for_whom_has_the_token(first: ServerProcess, allo
         socaity.connect(first.url, progress=False) as one,
         socaity.connect(allowing.url, progress=False) as another,
     ):
+        open_wires(one, another)
         made = one.large(1, gate="token")
         taken = another.size(made)
         let_go(one, "token")
