@@ -216,6 +216,7 @@ def test_what_cannot_be_fetched_is_carried_and_no_key_leaves(
         socaity.connect(wire.url, progress=False, api_key="sesame-1", headers={"X-Key": "sesame-2"}) as one,
         socaity.connect(other_wire.url, progress=False) as another,
     ):
+        open_wires(one, another)
         made = one.large(8, gate="astray")
         taken = [another.size(made) for _ in range(3)]
         let_go(one, "astray")
@@ -336,6 +337,8 @@ def test_a_router_in_this_process_takes_and_gives(first: ServerProcess) -> None:
         socaity.connect(fresh(fetch_from=[first.url]), progress=False) as inside,
         socaity.connect(fresh(), progress=False) as shut,
     ):
+        inside.refresh()
+        open_wires(one)
         before = wire.down
         taken = inside.size(one.large(6, gate="inside"))
         let_go(one, "inside")
