@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +109,21 @@ def test_the_job_of_a_pipeline_is_not_said_to_be_known_by_its_id(capsys: pytest.
 
     @socaity.pipeline
     def inner() -> socaity.Job[Any]:
-        return service.ask()
+        asked = service.ask()
+        is_inner.set()
+        return asked
 
     @socaity.pipeline
     def both() -> list[socaity.Job[Any]]:
-        return [inner(), *(service.ask(number) for number in range(3))]
+        steps = [inner()]
+        assert is_inner.wait(20)
+        steps += [service.ask(number) for number in range(3)]
+        is_made.set()
+        return steps
 
+    is_inner, is_made = threading.Event(), threading.Event()
     job: Any = both()
+    assert is_made.wait(20)
     first = wire.wait_for(4)[0]
     wire.succeed(first)
     for wait in (job.result, socaity.gather(job).result):
